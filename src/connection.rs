@@ -1,0 +1,120 @@
+//! The connection: standard input, when a super-server gives us a client's socket there.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::unistd::{dup2_stderr, dup2_stdout};
+
+use crate::deadline::Deadline;
+use crate::request::{self, MAX_HEAD};
+
+/// How long the client's last bytes are waited for after the answer.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long the answer may take to go out. It fits into any socket's buffer, so this is for the
+/// client that a broken network or a hostile peer makes of it.
+const SENDING: Duration = Duration::from_secs(1);
+
+/// A client's connection.
+pub struct Connection {
+    socket: io::Stdin,
+}
+
+impl Connection {
+    /// The connection on standard input; None if that is no socket.
+    ///
+    /// A super-server may have made standard output and error the same socket. They are pointed at
+    /// /dev/null, so that nothing but the answer can reach the client, whoever writes it.
+    pub fn on_stdin() -> Option<Connection> {
+        let socket = io::stdin();
+        let stat = fstat(&socket).ok()?;
+        if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFSOCK.bits() {
+            return None;
+        }
+        let is_socket = |other: nix::Result<FileStat>| other.is_ok_and(|other| (other.st_dev, other.st_ino) == (stat.st_dev, stat.st_ino));
+        if let Ok(null) = open("/dev/null", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+            if is_socket(fstat(io::stdout())) {
+                let _ = dup2_stdout(&null);
+            }
+            if is_socket(fstat(io::stderr())) {
+                let _ = dup2_stderr(&null);
+            }
+        }
+        Some(Connection { socket })
+    }
+
+    /// Reads the request's head, or what of it there is when `deadline` has passed, the client has
+    /// closed its side, or [`MAX_HEAD`] bytes have come. Read at all because a socket that is
+    /// closed with unread bytes sends RST, and the client loses the answer.
+    pub fn read_head(&self, deadline: Deadline) -> Vec<u8> {
+        let mut head = vec![0; MAX_HEAD];
+        let mut length = 0;
+        while length < MAX_HEAD && !request::is_complete(&head[..length]) {
+            match self.receive(&mut head[length..], deadline) {
+                Some(count) => length += count,
+                None => break,
+            }
+        }
+        head.truncate(length);
+        head
+    }
+
+    /// Sends the whole answer.
+    ///
+    /// # Errors
+    /// The client is gone, or takes nothing for [`SENDING`].
+    pub fn send(&self, answer: &[u8]) -> nix::Result<()> {
+        let deadline = Deadline::from_now(SENDING);
+        let mut rest = answer;
+        while !rest.is_empty() {
+            match send(raw(&self.socket), rest, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+                Ok(count) => rest = &rest[count..],
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) if !deadline.passed() => self.wait_for(PollFlags::POLLOUT, deadline),
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more comes, then reads and drops what the client still sends until it
+    /// closes its side, for at most [`LINGER`]. Without it, what arrives late would make the kernel
+    /// send RST, and the client might lose the answer.
+    pub fn linger(&self) {
+        let _ = shutdown(raw(&self.socket), Shutdown::Write);
+        let deadline = Deadline::from_now(LINGER);
+        let mut dropped = [0; 4096];
+        while self.receive(&mut dropped, deadline).is_some() {}
+    }
+
+    /// Some bytes, or None when there will be none before `deadline`.
+    fn receive(&self, buffer: &mut [u8], deadline: Deadline) -> Option<usize> {
+        while !deadline.passed() {
+            match recv(raw(&self.socket), buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => return None,
+                Ok(count) => return Some(count),
+                Err(Errno::EAGAIN) => self.wait_for(PollFlags::POLLIN, deadline),
+                Err(Errno::EINTR) => {}
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
+    fn wait_for(&self, event: PollFlags, deadline: Deadline) {
+        let mut socket = [PollFd::new(self.socket.as_fd(), event)];
+        // Whatever it returns, the next try to read or write tells.
+        let _ = poll(&mut socket, deadline.poll_timeout());
+    }
+}
+
+fn raw(socket: &io::Stdin) -> std::os::fd::RawFd {
+    use std::os::fd::AsRawFd;
+    socket.as_raw_fd()
+}

@@ -1,0 +1,92 @@
+//! The check's story for a person: what was read, run, matched and concluded.
+
+use crate::check::Findings;
+use crate::defaults::Entry;
+use crate::list;
+use crate::log::clean;
+use crate::options::Options;
+use crate::s9s::{ARGUMENTS, Run};
+use crate::verdict::{Verdict, verdict};
+
+/// How much is shown of one line, in bytes, and of what s9s printed, in lines.
+const MAX_LINE: usize = 300;
+const MAX_LINES: usize = 40;
+
+/// Tells what `findings` hold, in lines for a terminal.
+pub fn explain(options: &Options, findings: &Findings) -> String {
+    let mut text = String::new();
+    let mut say = |line: &str| {
+        text += &clean(line, MAX_LINE);
+        text.push('\n');
+    };
+    say("Lock");
+    match &findings.unguarded {
+        Some(why) => say(&format!("  not used: {why:#}")),
+        None => say(&format!("  {}", options.lock_file.display())),
+    }
+    say("Who this node is");
+    say(&format!("  RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display()));
+    if findings.entries.is_empty() {
+        say("    nothing that could be used");
+    }
+    for entry in &findings.entries {
+        say(&format!("    {}", describe(entry, findings)));
+    }
+    say("What s9s says");
+    match &findings.run {
+        Some(run) => tell_run(run, &mut say),
+        None => say("  it was not run to an end"),
+    }
+    say("What that means");
+    match &findings.outcome {
+        Ok(standing) => {
+            say(&format!("  the row of {}:", standing.entry));
+            say(&format!("    {}", standing.row));
+        }
+        Err(fault) => say(&format!("  {:#}", fault.detail)),
+    }
+    let verdict = verdict(&findings.outcome);
+    say(&format!("  verdict: {}", verdict.words()));
+    say(match verdict {
+        Verdict::Leader => "  HAProxy is told 200: users are sent to this node.",
+        Verdict::Follower | Verdict::Unknown(_) => "  HAProxy is told 503: no users are sent to this node.",
+    });
+    if let Verdict::Unknown(reason) = verdict {
+        say(&format!("  {}", reason.meaning()));
+        say("What to do");
+        say(&format!("  {}", reason.advice()));
+    }
+    text
+}
+
+fn describe(entry: &Entry, findings: &Findings) -> String {
+    match entry {
+        Entry::Address(address) => format!("{address}"),
+        Entry::Loopback(address) => format!("{address} (loopback: passed over)"),
+        Entry::Name(_) => format!("{entry} (host name)"),
+        Entry::Wildcard if findings.interfaces.is_empty() => format!("{entry} (no interface has an address)"),
+        Entry::Wildcard => {
+            let addresses: Vec<_> = findings.interfaces.iter().map(ToString::to_string).collect();
+            format!("{entry}: {}", addresses.join(", "))
+        }
+    }
+}
+
+fn tell_run(run: &Run, say: &mut impl FnMut(&str)) {
+    say(&format!("  {} {}", run.program.display(), ARGUMENTS.join(" ")));
+    say(&format!("  {}", run.ending()));
+    for (name, printed) in [("output", &run.stdout), ("error output", &run.stderr)] {
+        let printed = list::plain(printed);
+        let printed = String::from_utf8_lossy(&printed);
+        let lines: Vec<&str> = printed.lines().collect();
+        if !lines.is_empty() {
+            say(&format!("  {name}:"));
+        }
+        for line in lines.iter().take(MAX_LINES) {
+            say(&format!("    {line}"));
+        }
+        if lines.len() > MAX_LINES {
+            say(&format!("    … and {} more lines", lines.len() - MAX_LINES));
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Whose turn it is: the lock that lets one check at a time run s9s, and the verdict that the
+//! others share.
+//!
+//! The lock is the kernel's (flock(2)): it goes with the process that holds it, however that ends.
+//! The verdict lies in the locked file as a [`Record`]. It is read without the lock, which is safe
+//! because a record is believed only whole, and written under it.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, c_int};
+use nix::sys::signal::{SaFlags, SigAction, SigEvent, SigHandler, SigSet, SigevNotify, Signal, sigaction};
+use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Uid;
+
+use crate::deadline::Deadline;
+use crate::record::{self, Record};
+use crate::verdict::Verdict;
+
+/// What a check that comes to the lock may do.
+#[derive(Debug)]
+pub enum Turn {
+    /// Give this verdict: another check has just reached it.
+    Shared(Verdict),
+    /// Run s9s, alone, and hand over the verdict.
+    Ours(Guard),
+    /// Run s9s without a guard: the lock file cannot be used, for this reason.
+    Unguarded(anyhow::Error),
+    /// Give up: the lock was not free before the deadline.
+    Late,
+}
+
+/// Which verdicts a check is content with.
+#[derive(Clone, Copy, Debug)]
+pub enum Sharing {
+    /// One that was reached after the check came to the lock, or that is younger than this.
+    Within(Duration),
+    /// None but its own.
+    Nothing,
+}
+
+/// The held lock. Dropping it frees the lock.
+#[derive(Debug)]
+pub struct Guard {
+    file: Flock<File>,
+    boot: String,
+    question: u64,
+    before: Option<Verdict>,
+}
+
+/// Comes to the lock file at `path` for a turn; waits for it until `deadline`. `question` is a
+/// digest of what the check asks: a verdict on another question is not shared.
+pub fn turn(path: &Path, question: u64, sharing: Sharing, deadline: Deadline) -> Turn {
+    let arrived = since_boot();
+    take_turn(path, question, sharing, arrived, deadline).unwrap_or_else(|error| Turn::Unguarded(error.context(format!("lock file {}", path.display()))))
+}
+
+fn take_turn(path: &Path, question: u64, sharing: Sharing, arrived: u64, deadline: Deadline) -> Result<Turn> {
+    let file = open(path)?;
+    let boot = boot_id()?;
+    let shared = |record: &Option<Record>| {
+        let record = record.as_ref().filter(|record| record.boot == boot)?;
+        let age = since_boot().checked_sub(record.at)?;
+        let wanted = match sharing {
+            Sharing::Within(max_age) => record.at >= arrived || u128::from(age) < max_age.as_nanos(),
+            Sharing::Nothing => false,
+        };
+        wanted.then_some(Turn::Shared(record.verdict))
+    };
+    if let Some(turn) = shared(&last_record(&file, question)) {
+        return Ok(turn);
+    }
+    let Some(file) = lock(file, deadline)? else {
+        return Ok(Turn::Late);
+    };
+    // Read again: whoever held the lock may have reached a verdict since.
+    let record = last_record(&file, question);
+    Ok(shared(&record).unwrap_or_else(|| {
+        let before = record.map(|record| record.verdict);
+        Turn::Ours(Guard { file, boot, question, before })
+    }))
+}
+
+impl Guard {
+    /// The verdict before this one, however old.
+    pub fn before(&self) -> Option<Verdict> {
+        self.before
+    }
+
+    /// Leaves `verdict` to the others and frees the lock.
+    ///
+    /// # Errors
+    /// The file cannot be written. The lock is free all the same; the others run s9s themselves.
+    pub fn hand_over(self, verdict: Verdict) -> Result<()> {
+        let Guard { file, boot, question, .. } = self;
+        let record = Record {
+            boot,
+            at: since_boot(),
+            question,
+            verdict,
+        };
+        file.write_all_at(&record.encode(), 0)
+            .and_then(|()| file.set_len(record::LEN as u64))
+            .context("the verdict cannot be written to the lock file, so others cannot share it")
+    }
+}
+
+/// Opens the lock file, made if need be, and refuses whatever somebody else may have put there.
+fn open(path: &Path) -> Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        // A FIFO or a device in its place must neither block nor become our terminal.
+        .custom_flags(O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
+        .open(path)
+        .map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ELOOP) => anyhow!("it is a symbolic link"),
+            _ => anyhow!(error).context("it cannot be opened"),
+        })?;
+    let meta = file.metadata().context("it cannot be examined")?;
+    let (owner, me) = (meta.uid(), Uid::effective().as_raw());
+    ensure!(meta.is_file(), "it is no regular file");
+    ensure!(owner == me, "it belongs to user {owner} and this check runs as user {me}");
+    ensure!(meta.nlink() <= 1, "it has {} hard links", meta.nlink());
+    let mode = meta.permissions().mode() & 0o7777;
+    ensure!(mode & 0o022 == 0, "others may write to it (mode {mode:04o})");
+    ensure!(
+        meta.len() <= record::LEN as u64,
+        "it holds {} bytes, more than a verdict has: is it another program's file?",
+        meta.len()
+    );
+    Ok(file)
+}
+
+/// The file's record on this question. Content that is no record is none.
+fn last_record(file: &File, question: u64) -> Option<Record> {
+    let mut line = [0; record::LEN];
+    file.read_exact_at(&mut line, 0).ok()?;
+    Record::decode(&line).filter(|record| record.question == question)
+}
+
+/// Waits for the exclusive lock. None: it was not free before the deadline.
+fn lock(file: File, deadline: Deadline) -> Result<Option<Flock<File>>> {
+    let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(locked) => return Ok(Some(locked)),
+        Err((file, Errno::EWOULDBLOCK)) => file,
+        Err((_, errno)) => return Err(anyhow!(errno).context("it cannot be locked")),
+    };
+    // flock(2) has no deadline of its own, so a timer's signal interrupts it. The timer repeats,
+    // lest its one signal come just before the call.
+    let _alarm = alarm(deadline).context("the timer for the lock cannot be set")?;
+    while !deadline.passed() {
+        file = match Flock::lock(file, FlockArg::LockExclusive) {
+            Ok(locked) => return Ok(Some(locked)),
+            Err((file, Errno::EINTR)) => file,
+            Err((_, errno)) => return Err(anyhow!(errno).context("it cannot be locked")),
+        };
+    }
+    Ok(None)
+}
+
+/// A SIGALRM at the deadline and every 10 ms after it, until the timer is dropped.
+fn alarm(deadline: Deadline) -> nix::Result<Timer> {
+    extern "C" fn interrupt(_: c_int) {}
+    let action = SigAction::new(SigHandler::Handler(interrupt), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing at all, so it is safe at any moment.
+    unsafe { sigaction(Signal::SIGALRM, &action) }?;
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGALRM);
+    signals.thread_unblock()?;
+    let event = SigEvent::new(SigevNotify::SigevSignal {
+        signal: Signal::SIGALRM,
+        si_value: 0,
+    });
+    let mut timer = Timer::new(ClockId::CLOCK_MONOTONIC, event)?;
+    let first = deadline.left().max(Duration::from_nanos(1));
+    timer.set(
+        Expiration::IntervalDelayed(first.into(), Duration::from_millis(10).into()),
+        TimerSetTimeFlags::empty(),
+    )?;
+    Ok(timer)
+}
+
+/// Nanoseconds since boot, on the clock that neither steps nor stops in suspend.
+fn since_boot() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had CLOCK_BOOTTIME since 2.6.39");
+    let nanos = Duration::from(now).as_nanos();
+    u64::try_from(nanos).expect("584 years of nanoseconds fit")
+}
+
+/// Tells this boot's clock from another's. Source: proc(5), /proc/sys/kernel/random/boot_id.
+fn boot_id() -> Result<String> {
+    const FILE: &str = "/proc/sys/kernel/random/boot_id";
+    let id = std::fs::read_to_string(FILE).with_context(|| format!("the time in it means nothing without {FILE}"))?;
+    let id = id.trim_end();
+    ensure!(id.len() == 36 && !id.contains(' '), "{FILE} holds no boot id: {id:?}");
+    Ok(id.to_string())
+}

@@ -1,0 +1,88 @@
+//! What the operator is told in syslog: facility daemon, ident `cmonhachk`.
+//!
+//! Sent to the socket directly and never waited for: the C library's syslog(3) blocks for as long
+//! as the log daemon does not read.
+
+use std::os::unix::net::UnixDatagram;
+use std::process;
+
+use crate::reason::Fault;
+use crate::verdict::{Standing, Verdict, verdict};
+
+const SOCKET: &str = "/dev/log";
+
+/// The longest text of one line, in bytes; RFC 3164 guarantees no more than 1024 with its header.
+const MAX_TEXT: usize = 900;
+
+// RFC 3164, section 4.1.1: facility daemon (3) times 8, plus the severity.
+const ERROR: u8 = 3 * 8 + 3;
+const WARNING: u8 = 3 * 8 + 4;
+const NOTICE: u8 = 3 * 8 + 5;
+
+/// Logs that the verdict is another than the one before, with the row or the error that made it.
+pub fn change(before: Option<Verdict>, outcome: &Result<Standing, Fault>) {
+    let now = verdict(outcome);
+    if before == Some(now) {
+        return;
+    }
+    let before = before.map_or_else(|| "none".to_string(), Verdict::words);
+    match outcome {
+        Ok(standing) => line(NOTICE, &format!("{before} → {}: {}", now.words(), standing.row)),
+        Err(fault) => line(WARNING, &format!("{before} → {}: {:#}", now.words(), fault.detail)),
+    }
+}
+
+/// Logs a fault of the check's own: its arguments, its lock file, its code.
+pub fn fault(text: &str) {
+    line(ERROR, text);
+}
+
+fn line(priority: u8, text: &str) {
+    let message = format!("<{priority}>cmonhachk[{}]: {}", process::id(), clean(text, MAX_TEXT));
+    // Without a log daemon there is nobody to tell; the client gets its answer all the same.
+    let _ = UnixDatagram::unbound().and_then(|socket| {
+        socket.set_nonblocking(true)?;
+        socket.send_to(message.as_bytes(), SOCKET)
+    });
+}
+
+/// `text` on one line of at most `max` bytes, without control characters: what s9s printed and
+/// what files hold must not forge log lines or steer a terminal.
+pub fn clean(text: &str, max: usize) -> String {
+    let mut line = String::new();
+    for character in text.chars() {
+        let shown = match character {
+            '\n' | '\r' | '\t' => ' ',
+            control if control.is_control() => '?',
+            plain => plain,
+        };
+        if line.len() + shown.len_utf8() > max {
+            // The ellipsis takes three bytes of what there is room for.
+            while line.len() + '…'.len_utf8() > max {
+                line.pop();
+            }
+            line.push('…');
+            break;
+        }
+        line.push(shown);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_line_without_controls() {
+        assert_eq!(clean("a\nb\tc\r\n\u{1b}[31mred\u{7f}\u{9b}", 100), "a b c  ?[31mred??");
+    }
+
+    #[test]
+    fn a_line_is_bounded_and_says_that_it_was_cut() {
+        assert_eq!(clean("abcdef", 6), "abcdef");
+        assert_eq!(clean("abcdefg", 6), "abc…");
+        assert_eq!(clean(&"→".repeat(9), 9), "→→…");
+        assert_eq!(clean("ééé", 5), "é…");
+    }
+}

@@ -1,0 +1,366 @@
+//! What s9s says: one bounded run of the client.
+//!
+//! The client runs directly, never through a shell, in a process group of its own, and nothing of
+//! that group outlives the run: it is killed when the client exits, when its time is up, and, by
+//! the kernel, when this process itself is killed (see [`Leash`]).
+
+use std::env;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::signal::{SigHandler, SigSet, Signal, killpg, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::{AccessFlags, Pid, Uid, User, access, pipe2};
+
+use crate::deadline::Deadline;
+use crate::reason::{Fault, Reason};
+
+/// The arguments of every run. Further words would be name filters.
+pub const ARGUMENTS: [&str; 3] = ["controller", "--list", "--long"];
+
+/// How much is kept of what s9s prints to either stream, in bytes. More is not believable: it
+/// would be a list of more than 10,000 controllers.
+pub const MAX_OUTPUT: usize = 1024 * 1024;
+
+/// Where programs are looked up when there is no PATH.
+const SENSIBLE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How long a killed process may take to be gone, before it is left to init. One that waits for a
+/// dead disk or mount does not die even of SIGKILL.
+const DYING: Duration = Duration::from_millis(100);
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It exited with this status.
+    Exited(i32),
+    /// This signal from elsewhere ended it.
+    Killed(Signal),
+    /// Its time was up; it was killed.
+    TimedOut,
+    /// It printed more than [`MAX_OUTPUT`]; it was killed.
+    TooMuchOutput,
+}
+
+/// A run of s9s that is over.
+#[derive(Debug)]
+pub struct Run {
+    /// The program, as it was found.
+    pub program: PathBuf,
+    /// How it ended.
+    pub ended: Ended,
+    /// What it printed to standard output.
+    pub stdout: Vec<u8>,
+    /// What it printed to standard error.
+    pub stderr: Vec<u8>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Run {
+    /// What s9s printed, if it ended well. The meaning of its exit statuses is measured on the
+    /// genuine client: 2 redirect failed, 3 refused, 5 no connection, 6 no user.
+    ///
+    /// # Errors
+    /// A reason for every other end, with what s9s printed to standard error.
+    pub fn output(&self) -> Result<&[u8], Fault> {
+        let reason = match self.ended {
+            Ended::Exited(0) => return Ok(&self.stdout),
+            Ended::Exited(2) => Reason::S9sRedirectFailed,
+            Ended::Exited(3) => Reason::S9sRefused,
+            Ended::Exited(5) => Reason::S9sNoConnection,
+            Ended::Exited(6) => Reason::S9sNoUser,
+            Ended::Exited(_) => Reason::S9sFailed,
+            Ended::Killed(_) => Reason::S9sKilled,
+            Ended::TimedOut => Reason::S9sTimeout,
+            Ended::TooMuchOutput => Reason::S9sTooMuchOutput,
+        };
+        let stderr = String::from_utf8_lossy(&self.stderr);
+        let said = match stderr.trim() {
+            "" => String::new(),
+            text => format!(": {text}"),
+        };
+        Err(reason.because(anyhow!("{} {}{said}", self.program.display(), self.ending())))
+    }
+
+    /// How it ended, in words that follow the program's name.
+    pub fn ending(&self) -> String {
+        let seconds = self.took.as_secs_f64();
+        match self.ended {
+            Ended::Exited(status) => format!("exited with status {status} after {seconds:.3} s"),
+            Ended::Killed(signal) => format!("was ended by {signal} after {seconds:.3} s"),
+            Ended::TimedOut => format!("was still running after {seconds:.3} s and was killed"),
+            Ended::TooMuchOutput => format!("printed more than {MAX_OUTPUT} bytes and was killed after {seconds:.3} s"),
+        }
+    }
+}
+
+/// Runs `program controller --list --long` and waits for its end, until `deadline` at the latest.
+///
+/// `program` is a path, or a name that is looked up on PATH.
+///
+/// # Errors
+/// It could not be started. Everything after that is in the [`Run`].
+pub fn run(program: &Path, deadline: Deadline) -> Result<Run, Fault> {
+    let program = find(program)?;
+    let started = Instant::now();
+    let mut child = Child::start(&program, deadline)?;
+    let ended = child.finish(deadline);
+    let [stdout, stderr] = child.streams.map(|stream| stream.bytes);
+    Ok(Run {
+        program,
+        ended,
+        stdout,
+        stderr,
+        took: started.elapsed(),
+    })
+}
+
+/// Finds the program, so that the one that is run can be named.
+fn find(program: &Path) -> Result<PathBuf, Fault> {
+    if program.as_os_str().as_bytes().contains(&b'/') {
+        return Ok(program.to_path_buf());
+    }
+    let path = set(OsStr::new("PATH")).unwrap_or_else(|| SENSIBLE_PATH.into());
+    let candidates: Vec<PathBuf> = env::split_paths(&path)
+        .filter(|directory| directory.is_absolute())
+        .map(|directory| directory.join(program))
+        .filter(|candidate| candidate.is_file())
+        .collect();
+    let executable = candidates.iter().find(|candidate| access(*candidate, AccessFlags::X_OK).is_ok());
+    match (executable, candidates.first()) {
+        (Some(found), _) => Ok(found.clone()),
+        (None, Some(found)) => Err(Reason::S9sNotExecutable.because(anyhow!("{} may not be executed", found.display()))),
+        (None, None) => Err(Reason::S9sNotFound.because(anyhow!("no {} in {}", program.display(), path.to_string_lossy()))),
+    }
+}
+
+/// The value of an environment variable that is there and not empty.
+fn set(name: &OsStr) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Our environment, with what s9s cannot do without. An init system gives xinetd's services no
+/// HOME, and HOME decides which s9s.conf is read; and s9s waits 30 seconds for a controller that
+/// says nothing unless it is told otherwise.
+fn environment(deadline: Deadline) -> Vec<CString> {
+    let home = || Some(User::from_uid(Uid::effective()).ok()??.dir.into_os_string());
+    let timeout = || Some(deadline.left().as_secs().max(1).to_string().into());
+    let needed: [(&str, &dyn Fn() -> Option<OsString>); 3] = [("PATH", &|| Some(SENSIBLE_PATH.into())), ("HOME", &home), ("S9S_CONNECTION_TIMEOUT", &timeout)];
+    let missing = needed.into_iter().filter(|(name, _)| set(OsStr::new(name)).is_none());
+    let defaults: Vec<(OsString, OsString)> = missing.filter_map(|(name, value)| Some((name.into(), value()?))).collect();
+    env::vars_os()
+        .filter(|(name, _)| defaults.iter().all(|(default, _)| default != name))
+        .chain(defaults.iter().cloned())
+        .filter_map(|(name, value)| CString::new([name.into_vec(), value.into_vec()].join(&b'=')).ok())
+        .collect()
+}
+
+/// A running s9s.
+struct Child {
+    pid: Pid,
+    streams: [Stream; 2],
+    exit: SignalFd,
+    _leash: Leash,
+}
+
+impl Child {
+    fn start(program: &Path, deadline: Deadline) -> Result<Child, Fault> {
+        let failed = |what: &'static str| move |errno: Errno| Reason::S9sNotStarted.because(anyhow!(errno).context(what));
+        let exit = watch_for_exit().map_err(failed("cannot watch for the end of s9s"))?;
+        let (stdout, stdout_end) = pipe().map_err(failed("cannot make a pipe"))?;
+        let (stderr, stderr_end) = pipe().map_err(failed("cannot make a pipe"))?;
+        let nothing = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed("cannot open /dev/null"))?;
+        let (leash_end, leash) = pipe2(OFlag::O_CLOEXEC).map_err(failed("cannot make a pipe"))?;
+
+        let spawn = || -> nix::Result<Pid> {
+            let mut files = PosixSpawnFileActions::init()?;
+            files.add_dup2(nothing.as_raw_fd(), 0)?;
+            files.add_dup2(stdout_end.as_raw_fd(), 1)?;
+            files.add_dup2(stderr_end.as_raw_fd(), 2)?;
+            files.add_dup2(leash_end.as_raw_fd(), 3)?;
+            let mut attributes = PosixSpawnAttr::init()?;
+            attributes.set_pgroup(Pid::from_raw(0))?;
+            attributes.set_sigmask(&SigSet::empty())?;
+            attributes.set_sigdefault(&SigSet::from_iter([Signal::SIGPIPE, Signal::SIGCHLD]))?;
+            attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETPGROUP | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF)?;
+            let words = std::iter::once(program.as_os_str().as_bytes()).chain(ARGUMENTS.iter().map(|word| word.as_bytes()));
+            let words: Vec<CString> = words.filter_map(|word| CString::new(word).ok()).collect();
+            // Not execvp(3) and not std's Command: they hand a file without #! to a shell.
+            posix_spawn(program, &files, &attributes, &words, &environment(deadline))
+        };
+        let pid = spawn().map_err(|errno| not_started(program, errno))?;
+        let leash = Leash::tie(leash, leash_end, pid).map_err(|errno| {
+            let _ = killpg(pid, Signal::SIGKILL);
+            failed("cannot tie s9s to this process")(errno)
+        })?;
+        Ok(Child {
+            pid,
+            streams: [Stream::new(stdout), Stream::new(stderr)],
+            exit,
+            _leash: leash,
+        })
+    }
+
+    /// Collects what s9s prints until it exits, its time is up, or it prints too much; then nothing
+    /// of it is left running.
+    fn finish(&mut self, deadline: Deadline) -> Ended {
+        let ended = loop {
+            if self.streams.iter_mut().any(|stream| stream.drain().is_err()) {
+                break Some(Ended::TooMuchOutput);
+            }
+            if deadline.passed() {
+                break Some(Ended::TimedOut);
+            }
+            let mut ready: Vec<PollFd<'_>> = self.streams.iter().filter_map(Stream::poll_fd).collect();
+            ready.push(PollFd::new(self.exit.as_fd(), PollFlags::POLLIN));
+            let _ = poll(&mut ready, deadline.poll_timeout());
+            if self.has_exited() {
+                break None;
+            }
+        };
+        let _ = killpg(self.pid, Signal::SIGKILL);
+        let status = self.reap();
+        // Its last words; what a stray descendant might add later is not waited for.
+        let overflow = self.streams.iter_mut().any(|stream| stream.drain().is_err());
+        match (ended, status) {
+            (Some(ended), _) => ended,
+            (None, _) if overflow => Ended::TooMuchOutput,
+            (None, Some(WaitStatus::Exited(_, status))) => Ended::Exited(status),
+            (None, Some(WaitStatus::Signaled(_, signal, _))) => Ended::Killed(signal),
+            (None, _) => Ended::Killed(Signal::SIGKILL),
+        }
+    }
+
+    /// Whether s9s itself has exited, and not only something that it started. It is not reaped yet,
+    /// so its group's number stays its own.
+    fn has_exited(&self) -> bool {
+        let _ = self.exit.read_signal();
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        !matches!(waitid(Id::Pid(self.pid), peek), Ok(WaitStatus::StillAlive))
+    }
+
+    /// Waits for the end of the whole group. The status is that of s9s itself.
+    fn reap(&self) -> Option<WaitStatus> {
+        let group = Pid::from_raw(-self.pid.as_raw());
+        let patience = Deadline::from_now(DYING);
+        let mut status = None;
+        while !patience.passed() {
+            match waitpid(group, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => {
+                    let _ = poll(&mut [PollFd::new(self.exit.as_fd(), PollFlags::POLLIN)], patience.poll_timeout());
+                    let _ = self.exit.read_signal();
+                }
+                Ok(ended) if ended.pid() == Some(self.pid) => status = Some(ended),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        status
+    }
+}
+
+/// Why posix_spawn(3) failed. The kernel says ENOENT for a missing interpreter as well.
+fn not_started(program: &Path, errno: Errno) -> Fault {
+    let reason = match errno {
+        Errno::ENOENT if program.is_file() => Reason::S9sNotExecutable,
+        Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENAMETOOLONG => Reason::S9sNotFound,
+        Errno::EACCES | Errno::EPERM | Errno::ENOEXEC | Errno::EISDIR => Reason::S9sNotExecutable,
+        _ => Reason::S9sNotStarted,
+    };
+    reason.because(anyhow!(errno).context(format!("cannot execute {}", program.display())))
+}
+
+/// A descriptor that becomes readable when a process of s9s has exited.
+fn watch_for_exit() -> nix::Result<SignalFd> {
+    // Whoever started us may have had SIGCHLD ignored; then no exit would be reported.
+    // SAFETY: the default action is no handler, so nothing can run at a wrong moment.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
+    let exits = SigSet::from_iter([Signal::SIGCHLD]);
+    exits.thread_block()?;
+    // What s9s leaves behind becomes our child, so that its end can be waited for as well.
+    set_child_subreaper(true)?;
+    SignalFd::with_flags(&exits, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// A pipe whose reading end never blocks.
+fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
+    let (reading, writing) = pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&reading, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((reading, writing))
+}
+
+/// One of the streams that s9s prints to.
+struct Stream {
+    pipe: Option<File>,
+    bytes: Vec<u8>,
+}
+
+impl Stream {
+    fn new(pipe: OwnedFd) -> Stream {
+        Stream {
+            pipe: Some(pipe.into()),
+            bytes: Vec::new(),
+        }
+    }
+
+    fn poll_fd(&self) -> Option<PollFd<'_>> {
+        let fd: BorrowedFd<'_> = self.pipe.as_ref()?.as_fd();
+        Some(PollFd::new(fd, PollFlags::POLLIN))
+    }
+
+    /// Takes what is there to be read. Err: that makes it too much.
+    fn drain(&mut self) -> Result<(), ()> {
+        let mut chunk = [0; 16 * 1024];
+        while let Some(pipe) = &mut self.pipe {
+            match pipe.read(&mut chunk) {
+                Ok(count) if count > 0 => self.bytes.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => self.pipe = None,
+            }
+            if self.bytes.len() > MAX_OUTPUT {
+                self.bytes.truncate(MAX_OUTPUT);
+                return Err(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Kills the process group of s9s when this process is gone, even by SIGKILL.
+///
+/// A parent-death signal would reach only s9s itself and not what it may have started. So s9s
+/// holds the reading end of a pipe that is set to signal (fcntl(2), F_SETSIG) its whole group
+/// when the other end changes, and nobody writes to it: the one thing that can happen to our end
+/// is that it is closed, which the kernel does for a process that dies.
+struct Leash {
+    _end: OwnedFd,
+}
+
+impl Leash {
+    fn tie(end: OwnedFd, held: OwnedFd, group: Pid) -> nix::Result<Leash> {
+        // Source: fcntl(2) and Linux's asm-generic/fcntl.h; the libc crate lacks it for glibc.
+        const F_SETSIG: libc::c_int = 10;
+        // SAFETY: both commands take an integer and touch no memory of ours.
+        Errno::result(unsafe { libc::fcntl(held.as_raw_fd(), F_SETSIG, libc::SIGKILL) })?;
+        // SAFETY: as above; a negative owner is a process group.
+        Errno::result(unsafe { libc::fcntl(held.as_raw_fd(), libc::F_SETOWN, -group.as_raw()) })?;
+        fcntl(&held, FcntlArg::F_SETFL(OFlag::O_ASYNC))?;
+        Ok(Leash { _end: end })
+    }
+}
