@@ -1,0 +1,135 @@
+//! Started from a terminal or a script.
+
+use std::process::Stdio;
+
+use crate::cluster::{Cluster, FOLLOWER, LEADER, unknown};
+
+#[test]
+fn the_answer_is_printed_and_the_status_is_the_state() {
+    let cluster = Cluster::new();
+    for (address, answer, status) in [
+        ("10.0.0.101", LEADER.to_string(), 0),
+        ("10.0.0.102", FOLLOWER.to_string(), 1),
+        ("10.0.0.10", unknown("not-listed"), 2),
+    ] {
+        let output = cluster.node(address).by_hand(&[]);
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), answer);
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+        assert_eq!(output.status.code(), Some(status));
+    }
+}
+
+#[test]
+fn standard_input_is_neither_waited_for_nor_read() {
+    let cluster = Cluster::new();
+    // A pipe that nobody ever writes to or closes.
+    let mut child = cluster.leader().command().stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let silent = child.stdin.take();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    drop(silent);
+}
+
+#[test]
+fn usage_errors_go_to_standard_error_with_claps_status() {
+    let cluster = Cluster::new();
+    for (arguments, word) in [
+        (&["--timout", "3"][..], "--timout"),
+        (&["--timeout", "0"], "more than 0"),
+        (&["--timeout", "5s"], "5s"),
+        (&["--max-age", "-1"], "-1"),
+        (&["--max-age", "1e9"], "between 0 and 3600"),
+        (&["surplus"], "surplus"),
+    ] {
+        let output = cluster.leader().by_hand(arguments);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains(word), "{arguments:?}: {stderr}");
+        assert_eq!(output.status.code(), Some(2));
+        assert!(output.stdout.is_empty());
+    }
+    assert_eq!(cluster.runs(), 0);
+}
+
+#[test]
+fn every_option_is_also_a_variable() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    // The node's own files come by variable already.
+    assert_eq!(node.answer(&[]), LEADER);
+    let with = |name: &str, value: &str| String::from_utf8(node.command().env(name, value).output().unwrap().stdout).unwrap();
+    assert_eq!(with("CMONHACHK_CMON_DEFAULTS", "/nonexistent"), unknown("defaults-missing"));
+    assert_eq!(with("CMONHACHK_S9S", "/nonexistent"), unknown("s9s-not-found"));
+    assert!(with("CMONHACHK_EXPLAIN", "true").contains("verdict: leader"));
+    assert_eq!(with("CMONHACHK_EXPLAIN", "0"), LEADER);
+    assert_eq!(node.command().env("CMONHACHK_TIMEOUT", "x").output().unwrap().status.code(), Some(2));
+    assert_eq!(node.command().env("CMONHACHK_MAX_AGE", "x").output().unwrap().status.code(), Some(2));
+    // An option outranks its variable.
+    assert_eq!(node.answer(&["--s9s", "/nonexistent"]), unknown("s9s-not-found"));
+}
+
+#[test]
+fn explain_tells_the_way_to_a_leader() {
+    let cluster = Cluster::new();
+    let output = cluster.leader().by_hand(&["--explain"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "127.0.0.1 (loopback: passed over)",
+        "10.0.0.101",
+        "tests/sim/s9s controller --list --long",
+        "exited with status 0 after 0.",
+        "Total: 3 controller(s)",
+        "l 1.7.4.3565 system admins 10.0.0.101 10.0.0.101 9501 Acting as leader.",
+        "verdict: leader",
+        "200",
+    ] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn explain_tells_why_a_node_is_unknown_and_what_to_do() {
+    let cluster = Cluster::new();
+    cluster.behaves("fail 3 Invalid username or password.");
+    let output = cluster.leader().by_hand(&["--explain"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "exited with status 3",
+        "Invalid username or password.",
+        "verdict: unknown s9s-refused",
+        "503",
+        "The controller refused the user",
+        "What to do",
+        "s9s.conf",
+    ] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn explain_runs_s9s_itself_however_fresh_the_last_verdict_is() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    assert_eq!(node.answer(&["--max-age", "60"]), LEADER);
+    assert!(node.answer(&["--max-age", "60", "--explain"]).contains("verdict: leader"));
+    assert_eq!(cluster.runs(), 2);
+}
+
+#[test]
+fn explain_shows_what_s9s_printed_without_its_escape_sequences() {
+    let cluster = Cluster::new();
+    let page = cluster.folder.write("page", "\u{1b}]0;title\u{7}\u{1b}[2Jnot a list\r\n");
+    cluster.behaves(&format!("print {}", page.display()));
+    let text = cluster.leader().answer(&["--explain"]);
+    assert!(text.contains("not a list"), "{text}");
+    assert!(text.contains("verdict: unknown list-unreadable"), "{text}");
+    assert!(!text.chars().any(|character| character.is_control() && character != '\n'), "{text:?}");
+}
+
+#[test]
+fn a_reader_that_closes_early_does_not_change_the_status() {
+    let cluster = Cluster::new();
+    let mut child = cluster.node("10.0.0.102").command().stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}

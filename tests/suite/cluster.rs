@@ -1,0 +1,247 @@
+//! A simulated cluster and its nodes, for the other tests.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long anything may take that the tests wait for.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub const LEADER: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 48\r\nConnection: close\r\n\
+    Cache-Control: no-store\r\nCmonhachk-State: leader\r\n\r\n<html><body>This node is a leader.</body></html>";
+
+pub const FOLLOWER: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/html\r\nContent-Length: 50\r\nConnection: close\r\n\
+    Cache-Control: no-store\r\nCmonhachk-State: follower\r\n\r\n<html><body>This node is a follower.</body></html>";
+
+pub fn unknown(code: &str) -> String {
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/html\r\nContent-Length: 59\r\nConnection: close\r\n\
+         Cache-Control: no-store\r\nCmonhachk-State: unknown\r\nCmonhachk-Reason: {code}\r\n\r\n\
+         <html><body>This node is in an unknown state.</body></html>"
+    )
+}
+
+pub const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: node\r\n\r\n";
+
+/// A folder of the test's own, gone with it.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Folder {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        // Not below the target folder: its path may be too long for a socket's.
+        let name = format!("cmonhachk-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Folder(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Writes a file in the folder, whole or not at all for whoever reads it meanwhile.
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.join(name);
+        let draft = self.join(&format!("{name}.draft"));
+        fs::write(&draft, text).unwrap();
+        fs::rename(&draft, &path).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What the simulated s9s of one cluster prints.
+pub struct Cluster {
+    pub folder: Folder,
+}
+
+impl Cluster {
+    /// Controllers 10.0.0.101 to 10.0.0.103, the first of which leads.
+    pub fn new() -> Cluster {
+        let cluster = Cluster { folder: Folder::new() };
+        cluster.leads("10.0.0.101");
+        cluster
+    }
+
+    /// Makes this address the one leader from now on.
+    pub fn leads(&self, leader: &str) {
+        let rows = ["10.0.0.101", "10.0.0.102", "10.0.0.103"].map(|address| match address == leader {
+            true => format!("l\t1.7.4.3565\tsystem\tadmins\t{address}\t{address}\t9501\tActing as leader.\n"),
+            false => format!("f\t1.7.4.3565\tsystem\tadmins\t{address}\t{address}\t9501\tAccepting heartbeats.\n"),
+        });
+        self.folder.write("controllers", rows.concat());
+    }
+
+    /// Makes s9s behave in this way; see tests/sim/s9s.
+    pub fn behaves(&self, behaviour: &str) {
+        self.folder.write("behaviour", format!("{behaviour}\n"));
+    }
+
+    /// How often s9s was run so far.
+    pub fn runs(&self) -> usize {
+        fs::read_to_string(self.folder.join("runs")).unwrap_or_default().lines().count()
+    }
+
+    /// The processes of this cluster's checks that are alive, by what they inherited from them.
+    pub fn processes(&self) -> Vec<u32> {
+        let mark = format!("S9S_SIM={}", self.folder.0.display());
+        let pids = fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse().ok());
+        pids.filter(|pid: &u32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+        })
+        .collect()
+    }
+
+    /// Lets a run that behaves as `gate` go on.
+    pub fn open_gate(&self) {
+        self.folder.write("gate", "");
+    }
+
+    /// A node of the cluster whose defaults file names this address.
+    pub fn node(&self, address: &str) -> Node<'_> {
+        let defaults = self
+            .folder
+            .write(&format!("defaults-{address}"), format!("RPC_BIND_ADDRESSES=\"127.0.0.1,{address}\"\n"));
+        Node {
+            cluster: self,
+            defaults,
+            lock: self.folder.join(&format!("lock-{address}")),
+        }
+    }
+
+    /// The node that leads at the start.
+    pub fn leader(&self) -> Node<'_> {
+        self.node("10.0.0.101")
+    }
+}
+
+/// A node on which checks are run.
+pub struct Node<'a> {
+    pub cluster: &'a Cluster,
+    pub defaults: PathBuf,
+    pub lock: PathBuf,
+}
+
+impl Node<'_> {
+    /// The binary with this node's files, in the environment that xinetd gives its services.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cmonhachk"));
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("REMOTE_HOST", "127.0.0.1")
+            .env("S9S_SIM", &self.cluster.folder.0)
+            .env("CMONHACHK_S9S", simulated_s9s())
+            .env("CMONHACHK_CMON_DEFAULTS", &self.defaults)
+            .env("CMONHACHK_LOCK_FILE", &self.lock)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// A check by hand.
+    pub fn by_hand(&self, arguments: &[&str]) -> Output {
+        self.command().args(arguments).output().unwrap()
+    }
+
+    /// The answer to a check by hand.
+    pub fn answer(&self, arguments: &[&str]) -> String {
+        String::from_utf8(self.by_hand(arguments).stdout).unwrap()
+    }
+
+    /// Starts a check on a connection, as xinetd does: all three standard descriptors are the
+    /// client's socket. Returns the client's end.
+    pub fn connect(&self, arguments: &[&str]) -> Client {
+        connect(self.command().args(arguments))
+    }
+
+    /// The answer to a well-behaved client.
+    pub fn get(&self, arguments: &[&str]) -> String {
+        let mut client = self.connect(arguments);
+        client.send(GET);
+        client.answer()
+    }
+}
+
+pub fn simulated_s9s() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sim/s9s")
+}
+
+/// Starts `command` with a new connection as all three standard descriptors.
+pub fn connect(command: &mut Command) -> Client {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let socket: OwnedFd = listener.accept().unwrap().0.into();
+    let responder = command
+        .stdin(socket.try_clone().unwrap())
+        .stdout(socket.try_clone().unwrap())
+        .stderr(socket.try_clone().unwrap())
+        .spawn()
+        .unwrap();
+    // The command keeps its copies of the socket for the next spawn: with them open here, the
+    // client would never see the end of the connection.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    Client { stream, responder }
+}
+
+/// Whether the process waits for a file lock that another one holds.
+pub fn waits_for_a_lock(pid: u32) -> bool {
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    let mut waiting = locks.lines().filter(|line| line.contains("->"));
+    waiting.any(|line| line.split_whitespace().any(|word| word == pid.to_string()))
+}
+
+/// A client, and the responder that serves it.
+pub struct Client {
+    pub stream: TcpStream,
+    pub responder: Child,
+}
+
+impl Client {
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// All that comes until the connection's orderly end; a reset is an error.
+    pub fn receive(&mut self) -> String {
+        let mut answer = Vec::new();
+        self.stream.read_to_end(&mut answer).expect("the connection ends in good order");
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// The answer, after which the client closes and the responder exits with status 0.
+    pub fn answer(mut self) -> String {
+        let answer = self.receive();
+        let _ = self.stream.shutdown(Shutdown::Both);
+        assert_eq!(self.responder.wait().unwrap().code(), Some(0));
+        answer
+    }
+}
+
+/// Waits until `what` is so; fails when that takes longer than [`PATIENCE`].
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}

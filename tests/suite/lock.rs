@@ -1,0 +1,335 @@
+//! One s9s at a time, one verdict for all who ask at the same moment.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use cmonhachk::options::Options;
+use cmonhachk::record::Record;
+use cmonhachk::verdict::Verdict;
+use nix::sys::stat::Mode;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Gid, Uid, chown, mkfifo};
+
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, simulated_s9s, unknown, wait_until, waits_for_a_lock};
+
+#[test]
+fn fifty_checks_at_the_same_moment_are_fifty_right_answers_from_one_run() {
+    let cluster = Cluster::new();
+    cluster.behaves("slow 0.3");
+    let node = cluster.leader();
+    let mut clients: Vec<_> = (0..50).map(|_| node.connect(&[])).collect();
+    for client in &mut clients {
+        client.send(GET);
+    }
+    for client in clients {
+        assert_eq!(client.answer(), LEADER);
+    }
+    assert_eq!(cluster.runs(), 1);
+}
+
+#[test]
+fn with_max_age_0_only_those_who_were_waiting_share() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let node = cluster.leader();
+    let ask = || {
+        let mut client = node.connect(&["--max-age", "0", "--timeout", "20"]);
+        client.send(GET);
+        client
+    };
+    let mut clients = vec![ask()];
+    wait_until("s9s runs", || cluster.runs() == 1);
+    clients.extend((0..10).map(|_| ask()));
+    wait_until("the others wait", || clients[1..].iter().all(|client| waits_for_a_lock(client.responder.id())));
+    cluster.open_gate();
+    for client in clients {
+        assert_eq!(client.answer(), LEADER);
+    }
+    assert_eq!(cluster.runs(), 1);
+    // Nobody is waiting now, so everybody runs s9s.
+    assert_eq!(node.get(&["--max-age", "0"]), LEADER);
+    assert_eq!(node.get(&["--max-age", "0"]), LEADER);
+    assert_eq!(cluster.runs(), 3);
+}
+
+#[test]
+fn within_max_age_the_verdict_is_given_again_and_after_it_a_new_one() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    for _ in 0..20 {
+        assert_eq!(node.get(&["--max-age", "60"]), LEADER);
+    }
+    assert_eq!(cluster.runs(), 1);
+    cluster.leads("10.0.0.102");
+    assert_eq!(node.get(&["--max-age", "60"]), LEADER);
+    wait_until("the verdict is old and a new one is given", || node.get(&["--max-age", "0.2"]) == FOLLOWER);
+    assert_eq!(cluster.runs(), 2);
+}
+
+#[test]
+fn an_unknown_verdict_is_shared_like_any_other() {
+    let cluster = Cluster::new();
+    cluster.behaves("fail 5 Connection refused.");
+    let node = cluster.leader();
+    for _ in 0..5 {
+        assert_eq!(node.get(&["--max-age", "60"]), unknown("s9s-no-connection"));
+    }
+    assert_eq!(cluster.runs(), 1);
+}
+
+#[test]
+fn those_who_wait_for_a_hanging_s9s_are_told_what_the_first_one_met() {
+    let cluster = Cluster::new();
+    cluster.behaves("hang");
+    let node = cluster.leader();
+    let mut clients: Vec<_> = (0..10).map(|_| node.connect(&["--timeout", "1.5"])).collect();
+    for client in &mut clients {
+        client.send(GET);
+    }
+    for client in clients {
+        assert_eq!(client.answer(), unknown("s9s-timeout"));
+    }
+    assert_eq!(cluster.runs(), 1);
+}
+
+#[test]
+fn a_kill_in_the_middle_of_a_check_stops_no_later_one() {
+    let cluster = Cluster::new();
+    cluster.behaves("hang");
+    let node = cluster.leader();
+    let mut client = node.connect(&[]);
+    client.send(GET);
+    wait_until("s9s runs", || cluster.runs() == 1);
+    client.responder.kill().unwrap();
+    client.responder.wait().unwrap();
+    cluster.behaves("list");
+    assert_eq!(node.get(&[]), LEADER);
+    wait_until("nothing of the killed check is left", || cluster.processes().is_empty());
+}
+
+#[test]
+fn a_kill_lets_one_of_those_who_wait_go_on() {
+    let cluster = Cluster::new();
+    cluster.behaves("hang");
+    let node = cluster.leader();
+    let mut killed = node.connect(&[]);
+    killed.send(GET);
+    wait_until("s9s runs", || cluster.runs() == 1);
+    cluster.behaves("list");
+    let mut waiting: Vec<_> = (0..5).map(|_| node.connect(&[])).collect();
+    for client in &mut waiting {
+        client.send(GET);
+    }
+    wait_until("the others wait", || waiting.iter().all(|client| waits_for_a_lock(client.responder.id())));
+    killed.responder.kill().unwrap();
+    killed.responder.wait().unwrap();
+    for client in waiting {
+        assert_eq!(client.answer(), LEADER);
+    }
+    assert_eq!(cluster.runs(), 2);
+}
+
+#[test]
+fn a_lock_that_is_never_free_is_not_waited_for_past_the_deadline() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let held = File::create(&node.lock).unwrap();
+    fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
+    held.lock().unwrap();
+    let start = Instant::now();
+    assert_eq!(node.get(&["--timeout", "0.5"]), unknown("lock-timeout"));
+    assert!(start.elapsed() >= Duration::from_millis(500));
+    assert_eq!(cluster.runs(), 0);
+    held.unlock().unwrap();
+    assert_eq!(node.get(&[]), LEADER);
+}
+
+#[test]
+fn a_lock_that_comes_free_before_the_deadline_is_taken() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let held = File::create(&node.lock).unwrap();
+    held.lock().unwrap();
+    let mut client = node.connect(&[]);
+    client.send(GET);
+    wait_until("the responder waits for the lock", || waits_for_a_lock(client.responder.id()));
+    held.unlock().unwrap();
+    assert_eq!(client.answer(), LEADER);
+}
+
+/// The record that a check on this node would believe, if it is young enough.
+fn record(node: &Node<'_>, verdict: Verdict) -> Record {
+    let (defaults, s9s) = (node.defaults.to_str().unwrap(), simulated_s9s());
+    let options = Options::parse_from(["cmonhachk", "--cmon-defaults", defaults, "--s9s", s9s.to_str().unwrap()]);
+    Record {
+        boot: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_string(),
+        at: Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap()).as_nanos() as u64,
+        question: options.question(),
+        verdict,
+    }
+}
+
+fn put(node: &Node<'_>, content: &[u8]) {
+    fs::write(&node.lock, content).unwrap();
+    fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn a_verdict_is_believed_only_in_its_time_its_boot_and_its_question() {
+    let cluster = Cluster::new();
+    let node = cluster.node("10.0.0.102");
+    let valid = record(&node, Verdict::Leader);
+    put(&node, &valid.encode());
+    assert_eq!(node.get(&["--max-age", "60"]), LEADER, "the record that the others differ from");
+
+    let second = 1_000_000_000;
+    let reboot = Record {
+        boot: "00000000-0000-0000-0000-000000000000".to_string(),
+        ..valid.clone()
+    };
+    let old = Record {
+        at: valid.at - 61 * second,
+        ..valid.clone()
+    };
+    let future = Record {
+        at: valid.at + 600 * second,
+        ..valid.clone()
+    };
+    let other = Record { question: 0, ..valid.clone() };
+    for (what, record) in [("another boot", reboot), ("the past", old), ("the future", future), ("another question", other)] {
+        put(&node, &record.encode());
+        assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER, "a verdict of {what}");
+    }
+    assert_eq!(cluster.runs(), 4);
+}
+
+#[test]
+fn content_that_is_no_verdict_is_ignored() {
+    let cluster = Cluster::new();
+    let node = cluster.node("10.0.0.102");
+    let valid = record(&node, Verdict::Leader).encode();
+    let mut flipped = valid;
+    flipped[120] ^= 1;
+    for content in [&b""[..], b"leader\n", &[0; 160], &[0xff; 160], &valid[..159], &flipped] {
+        put(&node, content);
+        assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER);
+        // The check has left its own verdict there instead.
+        let runs = cluster.runs();
+        assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER);
+        assert_eq!(cluster.runs(), runs);
+    }
+}
+
+#[test]
+fn two_nodes_on_one_lock_file_do_not_take_each_others_verdict() {
+    let cluster = Cluster::new();
+    let leader = cluster.leader();
+    let follower = Node {
+        lock: leader.lock.clone(),
+        ..cluster.node("10.0.0.102")
+    };
+    for _ in 0..3 {
+        assert_eq!(leader.get(&["--max-age", "60"]), LEADER);
+        assert_eq!(follower.get(&["--max-age", "60"]), FOLLOWER);
+    }
+}
+
+/// The check is right without a guard, and what lay in the lock file's place is as it was.
+fn is_refused(what: &str, prepare: impl FnOnce(&Node<'_>)) {
+    let cluster = Cluster::new();
+    let node = cluster.node("10.0.0.102");
+    prepare(&node);
+    let state = || {
+        let kind = fs::symlink_metadata(&node.lock).unwrap().file_type();
+        // Only a file, for a FIFO would be waited for.
+        let content = kind.is_file().then(|| fs::read(&node.lock).unwrap());
+        (
+            kind,
+            content,
+            fs::read(cluster.folder.join("target")).ok(),
+            cluster.folder.join("nowhere").exists(),
+        )
+    };
+    let before = state();
+    assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER, "{what}");
+    assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER, "{what}");
+    assert_eq!(cluster.runs(), 2, "{what}: nothing is shared");
+    assert_eq!(state(), before, "{what}");
+}
+
+#[test]
+fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched() {
+    is_refused("a symbolic link", |node| {
+        let target = node.cluster.folder.write("target", record(node, Verdict::Leader).encode());
+        symlink(target, &node.lock).unwrap();
+    });
+    is_refused("a dangling symbolic link", |node| {
+        symlink(node.cluster.folder.join("nowhere"), &node.lock).unwrap();
+    });
+    is_refused("a hard link", |node| {
+        let target = node.cluster.folder.write("target", record(node, Verdict::Leader).encode());
+        fs::set_permissions(&target, Permissions::from_mode(0o600)).unwrap();
+        fs::hard_link(target, &node.lock).unwrap();
+    });
+    is_refused("a directory", |node| fs::create_dir(&node.lock).unwrap());
+    is_refused("a FIFO", |node| mkfifo(&node.lock, Mode::S_IRWXU).unwrap());
+    is_refused("a file that others may write to", |node| {
+        put(node, &record(node, Verdict::Leader).encode());
+        fs::set_permissions(&node.lock, Permissions::from_mode(0o666)).unwrap();
+    });
+    is_refused("another program's file", |node| {
+        put(node, &[b'#'; 1000]);
+    });
+    if Uid::effective().is_root() {
+        is_refused("another user's file", |node| {
+            put(node, &record(node, Verdict::Leader).encode());
+            chown(&node.lock, Some(Uid::from_raw(65534)), Some(Gid::from_raw(65534))).unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_lock_file_that_cannot_be_made_does_not_stop_the_check() {
+    let cluster = Cluster::new();
+    let node = Node {
+        lock: cluster.folder.join("no-such-folder/lock"),
+        ..cluster.leader()
+    };
+    assert_eq!(node.get(&[]), LEADER);
+}
+
+#[test]
+fn the_lock_file_is_the_owners_alone() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    node.get(&[]);
+    assert_eq!(fs::metadata(&node.lock).unwrap().permissions().mode() & 0o7777, 0o600);
+}
+
+#[test]
+fn no_rate_of_checks_makes_more_than_one_run_in_max_age() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let start = Instant::now();
+    let checks: usize = thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut checks = 0;
+                    while start.elapsed() < Duration::from_secs(2) {
+                        assert_eq!(node.get(&["--max-age", "0.5"]), LEADER);
+                        checks += 1;
+                    }
+                    checks
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    let possible = start.elapsed().as_millis() as usize / 500 + 1;
+    assert!(checks > 2 * possible, "too few checks ({checks}) to show anything");
+    assert!(cluster.runs() <= possible, "{checks} checks took {} runs, {possible} would do", cluster.runs());
+}

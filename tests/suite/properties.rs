@@ -1,0 +1,300 @@
+//! The verdict on lists that nobody has seen.
+//!
+//! Lists are generated from a model of controllers, printed as s9s prints them, and judged; the
+//! verdict must be the model's. Then the printed lists are damaged.
+
+use std::net::IpAddr;
+
+use cmonhachk::defaults::{Entry, bind_addresses};
+use cmonhachk::list;
+use cmonhachk::reason::Reason;
+use cmonhachk::record::Record;
+use cmonhachk::request;
+use cmonhachk::verdict::{Verdict, judge, verdict};
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+struct Controller {
+    state: char,
+    version: String,
+    owner: String,
+    group: String,
+    name: String,
+    ip: Option<IpAddr>,
+    port: u16,
+    comment: String,
+}
+
+/// Few addresses, among them ones that begin with another, so that lists meet them by chance.
+fn address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        Just("10.0.0.1"),
+        Just("10.0.0.10"),
+        Just("10.0.0.101"),
+        Just("110.0.0.1"),
+        Just("fd00::1"),
+        Just("fd00::10"),
+    ]
+    .prop_map(|text| text.parse().unwrap())
+}
+
+/// A field that may hold blanks and anything else but controls, and does not end in a blank.
+fn field() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => "[a-z]{1,8}",
+        1 => Just("-".to_string()),
+        1 => address().prop_map(|address| address.to_string()),
+        1 => "l 10\\.0\\.0\\.10{0,2}",
+        1 => "\\PC{0,12}[^\\pC\\pZ]",
+    ]
+}
+
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![3 => address().prop_map(|address| address.to_string()), 1 => Just("cc1.Example.com".to_string()), 2 => field()]
+}
+
+fn comment() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just("Acting as leader.".to_string()),
+        Just("l 10.0.0.1 10.0.0.10 10.0.0.101 9501".to_string()),
+        Just("Total: 1 controller(s)".to_string()),
+        Just("\u{1b}[31ml\u{1b}[0m".to_string()),
+        Just(String::new()),
+        "[^\n]{0,40}",
+    ]
+}
+
+fn controller() -> impl Strategy<Value = Controller> {
+    let state = prop_oneof![2 => Just('l'), 4 => Just('f'), 1 => Just('?'), 1 => Just('-')];
+    (state, field(), field(), field(), name(), prop::option::of(address()), any::<u16>(), comment()).prop_map(
+        |(state, version, owner, group, name, ip, port, comment)| Controller {
+            state,
+            version,
+            owner,
+            group,
+            name,
+            ip,
+            port,
+            comment,
+        },
+    )
+}
+
+/// Prints a list as s9s does: columns padded in bytes to their widest value.
+fn print(controllers: &[Controller], coloured: bool) -> String {
+    let mut table = vec![["S", "VERSION", "OWNER", "GROUP", "NAME", "IP", "PORT", "COMMENT"].map(str::to_string)];
+    table.extend(controllers.iter().map(|controller| {
+        let ip = controller.ip.map_or_else(|| "-".to_string(), |ip| ip.to_string());
+        let Controller {
+            state, version, owner, group, ..
+        } = controller;
+        let port = format!("{:>4}", controller.port);
+        [
+            state.to_string(),
+            version.clone(),
+            owner.clone(),
+            group.clone(),
+            controller.name.clone(),
+            ip,
+            port,
+            controller.comment.clone(),
+        ]
+    }));
+    let widths: Vec<usize> = (0..7).map(|column| table.iter().map(|row| row[column].len()).max().unwrap()).collect();
+    let mut text = String::new();
+    for row in table.iter().filter(|_| !controllers.is_empty()) {
+        for (value, width) in row.iter().zip(&widths) {
+            let padding = " ".repeat(width - value.len());
+            match coloured {
+                true => text += &format!("\u{1b}[0;32m{value}{padding} \u{1b}[0;39m"),
+                false => text += &format!("{value}{padding} "),
+            }
+        }
+        text += &row[7];
+        text += "\n";
+    }
+    text += &format!("Total: {} controller(s)\n", controllers.len());
+    text + if coloured { "\u{1b}[?25h" } else { "" }
+}
+
+/// Who a node is, in RPC_BIND_ADDRESSES and in the model.
+fn identity() -> impl Strategy<Value = Vec<String>> {
+    let entry = prop_oneof![
+        4 => address().prop_map(|address| address.to_string()),
+        1 => Just("127.0.0.1".to_string()),
+        1 => Just("CC1.example.COM".to_string()),
+        1 => Just("elsewhere".to_string()),
+    ];
+    prop::collection::vec(entry, 1..4).prop_filter("an entry besides loopback", |entries| entries.iter().any(|entry| entry != "127.0.0.1"))
+}
+
+fn is_row_of(entry: &str, controller: &Controller) -> bool {
+    match entry.parse::<IpAddr>() {
+        Ok(address) if address.is_loopback() => false,
+        Ok(address) => controller.ip.or_else(|| controller.name.parse().ok()) == Some(address),
+        Err(_) => controller.name.eq_ignore_ascii_case(entry),
+    }
+}
+
+/// The verdict as the table in the README has it.
+fn model(entries: &[String], controllers: &[Controller]) -> Verdict {
+    let unknown = Verdict::Unknown;
+    if controllers.is_empty() {
+        return unknown(Reason::NoControllers);
+    }
+    let rows = |entry: &String| controllers.iter().filter(|row| is_row_of(entry, row)).collect::<Vec<_>>();
+    let Some(ours) = entries.iter().map(rows).find(|rows| !rows.is_empty()) else {
+        return unknown(Reason::NotListed);
+    };
+    let leaders = controllers.iter().filter(|row| row.state == 'l').count();
+    match ours[0].state {
+        state if ours.iter().any(|row| row.state != state) => unknown(Reason::RowsDisagree),
+        _ if leaders > 1 => unknown(Reason::SeveralLeaders),
+        'l' => Verdict::Leader,
+        'f' => Verdict::Follower,
+        '-' => unknown(Reason::Offline),
+        _ => unknown(Reason::NoRole),
+    }
+}
+
+/// What the program makes of it.
+fn told(entries: &[String], printed: &[u8]) -> Verdict {
+    let entries = bind_addresses(format!("RPC_BIND_ADDRESSES='{}'", entries.join(",")).as_bytes()).unwrap();
+    let text = list::plain(printed);
+    match list::parse(&text) {
+        Ok(rows) => verdict(&judge(&entries, &[], &rows)),
+        Err(_) => Verdict::Unknown(Reason::ListUnreadable),
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Damage {
+    Cut(prop::sample::Index),
+    DropLine(prop::sample::Index),
+    DoubleLine(prop::sample::Index),
+    SwapLines(prop::sample::Index, prop::sample::Index),
+    Flip(prop::sample::Index, u8),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        index().prop_map(Damage::Cut),
+        index().prop_map(Damage::DropLine),
+        index().prop_map(Damage::DoubleLine),
+        (index(), index()).prop_map(|(one, other)| Damage::SwapLines(one, other)),
+        (index(), 1..=u8::MAX).prop_map(|(at, bits)| Damage::Flip(at, bits)),
+    ]
+}
+
+fn apply(damage: &Damage, text: &mut Vec<u8>) {
+    let mut lines: Vec<Vec<u8>> = text.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+    match damage {
+        _ if text.is_empty() => return,
+        Damage::Cut(at) => return text.truncate(at.index(text.len())),
+        Damage::Flip(at, bits) => {
+            let at = at.index(text.len());
+            return text[at] ^= bits;
+        }
+        Damage::DropLine(at) => drop(lines.remove(at.index(lines.len()))),
+        Damage::DoubleLine(at) => {
+            let at = at.index(lines.len());
+            lines.insert(at, lines[at].clone());
+        }
+        Damage::SwapLines(one, other) => {
+            let (one, other) = (one.index(lines.len()), other.index(lines.len()));
+            lines.swap(one, other);
+        }
+    }
+    *text = lines.concat();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_verdict_on_any_list_is_the_models(
+        entries in identity(),
+        controllers in prop::collection::vec(controller(), 0..8),
+        coloured: bool,
+    ) {
+        let printed = print(&controllers, coloured);
+        prop_assert_eq!(told(&entries, printed.as_bytes()), model(&entries, &controllers), "{}", printed);
+    }
+
+    #[test]
+    fn a_damaged_list_makes_a_leader_only_of_the_one_whose_row_still_says_so(
+        entries in identity(),
+        controllers in prop::collection::vec(controller(), 1..6),
+        coloured: bool,
+        damages in prop::collection::vec(damage(), 1..4),
+    ) {
+        let mut text = print(&controllers, coloured).into_bytes();
+        for damage in &damages {
+            apply(damage, &mut text);
+        }
+        if told(&entries, &text) == Verdict::Leader {
+            // Seen without the parser: one line starts as a leader's does, and one of our entries
+            // is in it.
+            let plain = list::plain(&text);
+            let leaders: Vec<String> = plain
+                .split(|byte| *byte == b'\n')
+                .filter(|line| line.starts_with(b"l "))
+                .map(|line| String::from_utf8_lossy(line).to_lowercase())
+                .collect();
+            prop_assert_eq!(leaders.len(), 1);
+            let canonical = |word: &str| word.parse::<IpAddr>().map_or(word.to_string(), |address| address.to_canonical().to_string());
+            let words: Vec<String> = leaders[0].split_whitespace().map(canonical).collect();
+            prop_assert!(entries.iter().any(|entry| words.contains(&entry.to_lowercase())), "{:?}", leaders);
+        }
+    }
+
+    #[test]
+    fn a_cut_list_is_never_believed(
+        entries in identity(),
+        controllers in prop::collection::vec(controller(), 0..6),
+        at: prop::sample::Index,
+    ) {
+        let printed = print(&controllers, false);
+        // The last newline may be missing; nothing else may.
+        let cut = at.index(printed.len() - 1);
+        prop_assert_eq!(told(&entries, &printed.as_bytes()[..cut]), Verdict::Unknown(Reason::ListUnreadable));
+    }
+
+    #[test]
+    fn any_bytes_are_judged_without_a_panic(
+        text in prop::collection::vec(any::<u8>(), 0..400),
+        ascii in "[lf?\\- \nSNAMEIPORTCOMMENT0-9.:\u{1b}\\[m]{0,200}",
+    ) {
+        for bytes in [text.as_slice(), ascii.as_bytes()] {
+            let _ = list::parse(&list::plain(bytes));
+            let _ = bind_addresses(bytes);
+            let _ = request::is_complete(bytes);
+            let _ = request::is_head(bytes);
+            prop_assert_eq!(Record::decode(bytes), None);
+        }
+    }
+
+    #[test]
+    fn any_list_of_entries_in_any_style_is_read_as_it_stands(
+        words in prop::collection::vec("[a-zA-Z0-9][a-zA-Z0-9.:_-]{0,20}", 1..6),
+        separator in prop::sample::select(vec![",", " ", ", ", "\t", " , "]),
+        style in prop::sample::select(vec!["", "'", "\""]),
+        export in prop::sample::select(vec!["", "export ", "  export\t", "   "]),
+        end in prop::sample::select(vec!["\n", "\r\n", "", " # 10.9.9.9\n", " \t\r\n#RPC_BIND_ADDRESSES=10.9.9.9\r\n"]),
+        before in "([A-Z_]{1,9}=[a-z ]{0,9}\n){0,3}",
+    ) {
+        let text = format!("{before}{export}RPC_BIND_ADDRESSES={style}{}{style}{end}", words.join(separator));
+        let text = [b"\xff\xfe\n".as_slice(), text.as_bytes()].concat();
+        let read: Vec<String> = match bind_addresses(&text) {
+            Ok(entries) => entries.iter().map(Entry::to_string).collect(),
+            Err(fault) => { prop_assert_eq!(fault.reason, Reason::OnlyLoopback); return Ok(()); }
+        };
+        let canonical = |word: &String| match word.parse::<IpAddr>() {
+            Ok(address) if address.is_unspecified() => "the wildcard address".to_string(),
+            Ok(address) => address.to_canonical().to_string(),
+            Err(_) => word.clone(),
+        };
+        prop_assert_eq!(read, words.iter().map(canonical).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,255 @@
+//! The run of s9s: what it is given, and that nothing of it outlives the check.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::unistd::{Uid, User};
+
+use crate::cluster::{Cluster, GET, LEADER, unknown, wait_until};
+
+/// What s9s found in its environment, one variable a line.
+fn environment(cluster: &Cluster) -> Vec<String> {
+    let text = fs::read_to_string(cluster.folder.join("environment")).unwrap();
+    text.lines().map(str::to_string).collect()
+}
+
+#[test]
+fn home_comes_from_the_password_database_when_the_environment_has_none() {
+    let cluster = Cluster::new();
+    cluster.behaves("environment");
+    let node = cluster.leader();
+    let home = User::from_uid(Uid::effective()).unwrap().unwrap().dir;
+    assert_eq!(node.answer(&[]), LEADER);
+    assert!(environment(&cluster).contains(&format!("HOME={}", home.display())));
+
+    let mut command = node.command();
+    command.args(["--max-age", "0"]).env("HOME", "");
+    assert_eq!(command.output().unwrap().status.code(), Some(0));
+    assert!(environment(&cluster).contains(&format!("HOME={}", home.display())));
+
+    command.env("HOME", "/somewhere");
+    assert_eq!(command.output().unwrap().status.code(), Some(0));
+    assert!(environment(&cluster).contains(&"HOME=/somewhere".to_string()));
+}
+
+#[test]
+fn s9s_is_told_how_long_it_may_wait_for_the_controller() {
+    let cluster = Cluster::new();
+    cluster.behaves("environment");
+    let node = cluster.leader();
+    for (timeout, told) in [("5", "4"), ("30", "29"), ("1", "1"), ("0.5", "1")] {
+        assert_eq!(node.answer(&["--max-age", "0", "--timeout", timeout]), LEADER);
+        assert!(environment(&cluster).contains(&format!("S9S_CONNECTION_TIMEOUT={told}")), "{timeout}");
+    }
+    let output = node.command().args(["--max-age", "0"]).env("S9S_CONNECTION_TIMEOUT", "17").output();
+    assert_eq!(output.unwrap().status.code(), Some(0));
+    assert!(environment(&cluster).contains(&"S9S_CONNECTION_TIMEOUT=17".to_string()));
+}
+
+#[test]
+fn s9s_never_holds_the_clients_socket_or_the_lock() {
+    let cluster = Cluster::new();
+    cluster.behaves("environment");
+    assert_eq!(cluster.leader().get(&[]), LEADER);
+    let descriptors = fs::read_to_string(cluster.folder.join("descriptors")).unwrap();
+    assert!(descriptors.contains("0 -> /dev/null"), "{descriptors}");
+    assert!(descriptors.contains("1 -> pipe:"), "{descriptors}");
+    assert!(descriptors.contains("2 -> pipe:"), "{descriptors}");
+    assert!(!descriptors.contains("socket:"), "{descriptors}");
+    assert!(!descriptors.contains("lock-"), "{descriptors}");
+}
+
+#[test]
+fn a_name_is_looked_up_on_path_and_on_a_sensible_one_when_there_is_none() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let with = |s9s: &str, path: Option<&Path>| {
+        let mut command = node.command();
+        command.args(["--max-age", "0", "--s9s", s9s]).env_remove("PATH");
+        if let Some(path) = path {
+            command.env("PATH", path);
+        }
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    let simulation = crate::cluster::simulated_s9s();
+    let folder = simulation.parent().unwrap();
+    // The simulation is a shell script that needs awk, so the folder alone would not do.
+    let path = format!("relative::/nonexistent:{}:/usr/bin:/bin", folder.display());
+    assert_eq!(with("s9s", Some(Path::new(&path))), LEADER);
+    assert_eq!(with("s9s", Some(Path::new("/nonexistent"))), unknown("s9s-not-found"));
+    // /bin/true is on the sensible path: it is found and run, and prints no list.
+    assert_eq!(with("true", None), unknown("list-unreadable"));
+    assert_eq!(with("true", Some(Path::new(""))), unknown("list-unreadable"));
+}
+
+#[test]
+fn each_way_not_to_start_has_its_reason() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let script = |name: &str, text: &str, mode: u32| {
+        let path = cluster.folder.write(name, text);
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let plain = script("plain", "#!/bin/sh\n", 0o644);
+    let shellish = script("shellish", "touch \"$S9S_SIM/ran-by-a-shell\"\n", 0o755);
+    let lost = script("lost", "#!/nonexistent/interpreter\n", 0o755);
+    let folder = cluster.folder.join("folder");
+    fs::create_dir(&folder).unwrap();
+    for (s9s, reason) in [
+        ("/nonexistent/s9s", "s9s-not-found"),
+        ("no-such-program", "s9s-not-found"),
+        ("s9s; touch ran", "s9s-not-found"),
+        ("$(touch ran)", "s9s-not-found"),
+        (plain.as_str(), "s9s-not-executable"),
+        (shellish.as_str(), "s9s-not-executable"),
+        (lost.as_str(), "s9s-not-executable"),
+        (folder.to_str().unwrap(), "s9s-not-executable"),
+    ] {
+        assert_eq!(node.get(&["--max-age", "0", "--s9s", s9s]), unknown(reason), "{s9s}");
+    }
+    assert!(!cluster.folder.join("ran-by-a-shell").exists());
+    let mut command = node.command();
+    command.args(["--s9s", "plain"]).env("PATH", cluster.folder.join(""));
+    let output = command.output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), unknown("s9s-not-executable"));
+}
+
+#[test]
+fn each_way_to_fail_has_its_reason() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    for (behaviour, reason) in [
+        ("fail 1 Something else.", "s9s-failed"),
+        ("fail 2 Redirect failed.", "s9s-redirect-failed"),
+        ("fail 3 Access denied.", "s9s-refused"),
+        ("fail 5 Connect to 127.0.0.1:9501 failed(111): Connection refused.", "s9s-no-connection"),
+        ("fail 6 No user name set.", "s9s-no-user"),
+        ("crash", "s9s-killed"),
+        ("print /dev/null", "list-unreadable"),
+    ] {
+        cluster.behaves(behaviour);
+        assert_eq!(node.get(&["--max-age", "0"]), unknown(reason), "{behaviour}");
+    }
+}
+
+#[test]
+fn each_failing_of_the_defaults_file_has_its_reason() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let fifo = cluster.folder.join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let large = cluster.folder.write("large", vec![b'\n'; 1024 * 1024 + 1]);
+    let empty = cluster.folder.write("empty", "");
+    let local = cluster.folder.write("local", "RPC_BIND_ADDRESSES=\"127.0.0.1\"\n");
+    for (file, reason) in [
+        (Path::new("/nonexistent"), "defaults-missing"),
+        (&fifo, "defaults-unreadable"),
+        (&large, "defaults-unreadable"),
+        (Path::new("/"), "defaults-unreadable"),
+        (&empty, "no-bind-addresses"),
+        (&local, "only-loopback"),
+    ] {
+        let arguments = ["--max-age", "0", "--cmon-defaults", file.to_str().unwrap()];
+        assert_eq!(node.get(&arguments), unknown(reason), "{}", file.display());
+    }
+    assert_eq!(cluster.runs(), 0, "s9s is not asked who leads for a node that does not know who it is");
+    let full = [b"RPC_BIND_ADDRESSES=10.0.0.101\n".to_vec(), vec![b'#'; 1024 * 1024 - 30]].concat();
+    let full = cluster.folder.write("full", full);
+    assert_eq!(node.get(&["--cmon-defaults", full.to_str().unwrap()]), LEADER);
+}
+
+/// s9s behaves like this, the check is over in time all the same, and nothing is left.
+fn is_contained(behaviour: &str, answer: &str) {
+    let cluster = Cluster::new();
+    cluster.behaves(behaviour);
+    let start = Instant::now();
+    assert_eq!(cluster.leader().get(&["--timeout", "1"]), answer, "{behaviour}");
+    assert!(start.elapsed() < Duration::from_secs(2), "{behaviour}");
+    assert_eq!(cluster.processes(), [], "{behaviour}");
+}
+
+#[test]
+fn an_s9s_that_hangs_is_killed() {
+    is_contained("hang", &unknown("s9s-timeout"));
+}
+
+#[test]
+fn a_child_of_s9s_that_ignores_sigterm_is_killed() {
+    is_contained("stubborn", &unknown("s9s-timeout"));
+}
+
+#[test]
+fn an_s9s_that_prints_without_end_is_killed() {
+    is_contained("flood", &unknown("s9s-too-much-output"));
+    is_contained("flood-errors", &unknown("s9s-too-much-output"));
+}
+
+#[test]
+fn a_child_that_s9s_leaves_behind_is_not_waited_for_and_killed() {
+    is_contained("stray", LEADER);
+}
+
+#[test]
+fn the_end_of_a_child_of_s9s_is_not_taken_for_its_own() {
+    is_contained("orphan", LEADER);
+}
+
+#[test]
+fn the_largest_output_that_is_believed_is_one_mebibyte() {
+    let cluster = Cluster::new();
+    let page = |size: usize| {
+        let mut text = String::from("S VERSION OWNER GROUP NAME IP       PORT COMMENT\nl 1.9     a     b     cc1  10.0.0.101 9501 ");
+        text = text.replace("IP       ", "IP         ");
+        let end = "\nTotal: 1 controller(s)\n";
+        text += &"x".repeat(size - text.len() - end.len());
+        let path = cluster.folder.write("page", text + end);
+        cluster.behaves(&format!("print {}", path.display()));
+    };
+    page(1024 * 1024);
+    assert_eq!(cluster.leader().get(&["--max-age", "0"]), LEADER);
+    page(1024 * 1024 + 1);
+    assert_eq!(cluster.leader().get(&["--max-age", "0"]), unknown("s9s-too-much-output"));
+}
+
+#[test]
+fn s9s_and_its_children_die_with_a_check_that_is_killed() {
+    for behaviour in ["hang", "stubborn", "flood"] {
+        let cluster = Cluster::new();
+        cluster.behaves(behaviour);
+        let mut client = cluster.leader().connect(&["--timeout", "60"]);
+        client.send(GET);
+        wait_until("s9s runs", || cluster.runs() == 1);
+        client.responder.kill().unwrap();
+        client.responder.wait().unwrap();
+        wait_until("nothing is left", || cluster.processes().is_empty());
+    }
+}
+
+#[test]
+fn signals_that_somebody_blocked_or_ignored_before_do_not_matter() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let mut command = node.command();
+    // SAFETY: both calls are safe between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            signal(Signal::SIGCHLD, SigHandler::SigIgn)?;
+            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+            Ok(())
+        })
+    };
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), LEADER);
+
+    // With all signals blocked, the wait for the lock still has its end.
+    let held = fs::File::options().read(true).open(&node.lock).unwrap();
+    held.lock().unwrap();
+    let output = command.args(["--max-age", "0", "--timeout", "0.3"]).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), unknown("lock-timeout"));
+}

@@ -1,0 +1,249 @@
+//! Under the real xinetd, with the service file that is deployed, asked by curl and genhash.
+//!
+//! xinetd is started with an empty environment, as an init system does.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, PATIENCE, simulated_s9s, unknown, wait_until};
+
+/// A running xinetd that serves one node on a loopback address of its own.
+struct Xinetd<'a> {
+    process: Child,
+    address: SocketAddrV4,
+    node: Node<'a>,
+}
+
+impl<'a> Xinetd<'a> {
+    /// Starts it with the deployed service file, in which only the program's path, the address,
+    /// the node's files and the arguments are filled in.
+    fn start(node: Node<'a>, arguments: &str) -> Xinetd<'a> {
+        static COUNT: AtomicU8 = AtomicU8::new(1);
+        let pid = std::process::id();
+        let ip = Ipv4Addr::new(127, 64 + (pid >> 8) as u8 % 64, pid as u8, COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = &node.cluster.folder;
+        let service = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/xinetd/cmonhachk")).unwrap();
+        let service = service.replace("/usr/local/sbin/cmonhachk", env!("CARGO_BIN_EXE_cmonhachk"));
+        let environment = format!(
+            "env = S9S_SIM={} CMONHACHK_S9S={} CMONHACHK_CMON_DEFAULTS={} CMONHACHK_LOCK_FILE={}",
+            folder.path().display(),
+            simulated_s9s().display(),
+            node.defaults.display(),
+            node.lock.display(),
+        );
+        let (body, _) = service.rsplit_once('}').unwrap();
+        // xinetd does not start a service whose server_args are empty.
+        let arguments = if arguments.is_empty() {
+            String::new()
+        } else {
+            format!("server_args = {arguments}\n")
+        };
+        let conf = folder.write(&format!("xinetd-{ip}.conf"), format!("{body}bind = {ip}\n{environment}\n{arguments}}}\n"));
+        let log = folder.join(&format!("xinetd-{ip}.log"));
+        let process = Command::new("/usr/sbin/xinetd")
+            .env_clear()
+            .args(["-dontfork", "-f"])
+            .arg(conf)
+            .arg("-filelog")
+            .arg(&log)
+            .arg("-pidfile")
+            .arg(folder.join(&format!("xinetd-{ip}.pid")))
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("xinetd is installed");
+        let address = SocketAddrV4::new(ip, 9201);
+        let xinetd = Xinetd { process, address, node };
+        wait_until("xinetd has started", || {
+            fs::read_to_string(&log).unwrap_or_default().contains("Started working")
+        });
+        let log = fs::read_to_string(&log).unwrap();
+        assert!(log.contains("Started working: 1 available service"), "{log}");
+        xinetd
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Output {
+        Command::new(program).args(arguments).output().expect(program)
+    }
+
+    /// What curl prints of the whole answer; it must be content.
+    fn curl(&self, arguments: &[&str]) -> String {
+        let url = format!("http://{}/", self.address);
+        let output = self.run(
+            "curl",
+            &[&["--silent", "--show-error", "--include", "--max-time", "20", &url], arguments].concat(),
+        );
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Opens a connection and sends a request on it.
+    fn ask(&self) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(GET).unwrap();
+        stream
+    }
+
+    /// The processes of the node's checks, by xinetd's mark on them.
+    fn responders(&self) -> Vec<u32> {
+        let parent = self.process.id().to_string();
+        let pids = self.node.cluster.processes().into_iter();
+        pids.filter(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // proc(5): the parent's id is the second word behind the program's name.
+            stat.rsplit(')').next().unwrap_or_default().split_whitespace().nth(1) == Some(&parent)
+        })
+        .collect()
+    }
+}
+
+impl Drop for Xinetd<'_> {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.process.id() as i32), Signal::SIGTERM);
+        let _ = self.process.wait();
+    }
+}
+
+fn answer(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("the connection ends in good order");
+    text
+}
+
+#[test]
+fn curl_gets_each_state_byte_for_byte() {
+    let cluster = Cluster::new();
+    for (address, expected) in [
+        ("10.0.0.101", LEADER.to_string()),
+        ("10.0.0.102", FOLLOWER.to_string()),
+        ("10.0.0.9", unknown("not-listed")),
+    ] {
+        let xinetd = Xinetd::start(cluster.node(address), "");
+        assert_eq!(xinetd.curl(&[]), expected);
+        assert_eq!(xinetd.curl(&["--http1.0"]), expected);
+        assert_eq!(xinetd.curl(&["--request", "OPTIONS"]), expected);
+        assert_eq!(xinetd.curl(&["--data", &"x".repeat(50_000)]), expected);
+        let (head, _) = expected.split_once("<html>").unwrap();
+        assert_eq!(xinetd.curl(&["--head"]), head);
+    }
+}
+
+#[test]
+fn genhash_reads_each_state_every_time() {
+    let cluster = Cluster::new();
+    for (address, body) in [
+        ("10.0.0.101", "<html><body>This node is a leader.</body></html>"),
+        ("10.0.0.102", "<html><body>This node is a follower.</body></html>"),
+        ("10.0.0.9", "<html><body>This node is in an unknown state.</body></html>"),
+    ] {
+        let mut md5sum = Command::new("md5sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        md5sum.stdin.take().unwrap().write_all(body.as_bytes()).unwrap();
+        let digest = String::from_utf8(md5sum.wait_with_output().unwrap().stdout).unwrap();
+        let digest = digest.split(' ').next().unwrap();
+        let xinetd = Xinetd::start(cluster.node(address), "");
+        for _ in 0..20 {
+            let ip = xinetd.address.ip().to_string();
+            let output = xinetd.run("genhash", &["-s", &ip, "-p", "9201", "-u", "/"]);
+            let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+            assert!(text.contains(digest), "{address}: {text}");
+        }
+    }
+}
+
+#[test]
+fn leadership_that_moves_is_seen_by_the_next_check_after_max_age() {
+    let cluster = Cluster::new();
+    let first = Xinetd::start(cluster.node("10.0.0.101"), "--max-age 0.1");
+    let second = Xinetd::start(cluster.node("10.0.0.102"), "--max-age 0.1");
+    assert_eq!((first.curl(&[]), second.curl(&[])), (LEADER.to_string(), FOLLOWER.to_string()));
+    cluster.leads("10.0.0.102");
+    wait_until("leadership has moved", || first.curl(&[]) == FOLLOWER && second.curl(&[]) == LEADER);
+}
+
+#[test]
+fn fifty_curls_at_the_same_moment_cost_one_run() {
+    let cluster = Cluster::new();
+    cluster.behaves("slow 0.5");
+    let xinetd = Xinetd::start(cluster.leader(), "--max-age 20");
+    thread::scope(|scope| {
+        for _ in 0..50 {
+            scope.spawn(|| assert_eq!(xinetd.curl(&[]), LEADER));
+        }
+    });
+    assert_eq!(cluster.runs(), 1);
+}
+
+#[test]
+fn a_burst_of_connections_does_not_take_the_port_offline() {
+    let cluster = Cluster::new();
+    let xinetd = Xinetd::start(cluster.leader(), "");
+    let connections: Vec<TcpStream> = (0..500).map(|_| xinetd.ask()).collect();
+    for stream in connections {
+        assert_eq!(answer(stream), LEADER);
+    }
+    assert_eq!(answer(xinetd.ask()), LEADER);
+}
+
+#[test]
+fn a_client_from_elsewhere_is_not_let_in() {
+    let cluster = Cluster::new();
+    let xinetd = Xinetd::start(cluster.leader(), "");
+    let url = format!("http://{}/", xinetd.address);
+    let output = xinetd.run("curl", &["--silent", "--interface", "127.0.0.99", &url]);
+    assert!(output.stdout.is_empty());
+    assert_eq!(cluster.runs(), 0);
+}
+
+#[test]
+fn a_wrong_option_in_the_service_file_gives_an_answer_that_says_so() {
+    let cluster = Cluster::new();
+    let xinetd = Xinetd::start(cluster.leader(), "--timout 3");
+    assert_eq!(xinetd.curl(&[]), unknown("bad-arguments"));
+}
+
+#[test]
+fn a_kill_in_the_middle_of_a_check_is_followed_by_a_right_answer() {
+    let cluster = Cluster::new();
+    cluster.behaves("hang");
+    let xinetd = Xinetd::start(cluster.leader(), "");
+    let stream = xinetd.ask();
+    wait_until("s9s runs", || cluster.runs() == 1);
+    let responders = xinetd.responders();
+    assert_eq!(responders.len(), 1);
+    kill(Pid::from_raw(responders[0] as i32), Signal::SIGKILL).unwrap();
+    assert_eq!(answer(stream), "");
+    cluster.behaves("list");
+    assert_eq!(xinetd.curl(&[]), LEADER);
+    wait_until("nothing is left", || cluster.processes().is_empty());
+}
+
+#[test]
+fn whatever_s9s_does_the_answer_comes_in_time_and_nothing_is_left_running() {
+    let cluster = Cluster::new();
+    let xinetd = Xinetd::start(cluster.leader(), "--timeout 1 --max-age 0");
+    for (behaviour, expected) in [
+        ("hang", unknown("s9s-timeout")),
+        ("stubborn", unknown("s9s-timeout")),
+        ("flood", unknown("s9s-too-much-output")),
+        ("flood-errors", unknown("s9s-too-much-output")),
+        ("stray", LEADER.to_string()),
+        ("crash", unknown("s9s-killed")),
+        ("list", LEADER.to_string()),
+    ] {
+        cluster.behaves(behaviour);
+        let start = Instant::now();
+        assert_eq!(xinetd.curl(&[]), expected, "{behaviour}");
+        assert!(start.elapsed() < Duration::from_secs(2), "{behaviour}");
+        wait_until("nothing is left", || cluster.processes().is_empty());
+    }
+}
