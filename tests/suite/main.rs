@@ -1,9 +1,11 @@
 //! What the outside can see of cmonhachk, one scenario a test. The real binary, the real xinetd,
-//! curl and genhash; only s9s is simulated (tests/sim/s9s).
+//! HAProxy, curl and genhash; only s9s is simulated (tests/sim/s9s).
 
 mod by_hand;
 mod cluster;
 mod connection;
+mod documents;
+mod haproxy;
 mod lock;
 mod properties;
 mod s9s;

@@ -17,16 +17,16 @@ use nix::unistd::Pid;
 use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, PATIENCE, simulated_s9s, unknown, wait_until};
 
 /// A running xinetd that serves one node on a loopback address of its own.
-struct Xinetd<'a> {
+pub struct Xinetd<'a> {
     process: Child,
-    address: SocketAddrV4,
+    pub address: SocketAddrV4,
     node: Node<'a>,
 }
 
 impl<'a> Xinetd<'a> {
     /// Starts it with the deployed service file, in which only the program's path, the address,
     /// the node's files and the arguments are filled in.
-    fn start(node: Node<'a>, arguments: &str) -> Xinetd<'a> {
+    pub fn start(node: Node<'a>, arguments: &str) -> Xinetd<'a> {
         static COUNT: AtomicU8 = AtomicU8::new(1);
         let pid = std::process::id();
         let ip = Ipv4Addr::new(127, 64 + (pid >> 8) as u8 % 64, pid as u8, COUNT.fetch_add(1, Ordering::Relaxed));
