@@ -20,17 +20,24 @@ use crate::verdict::{Standing, Verdict, judge, verdict};
 /// together with it and have the same deadline still get it. At most a tenth of what there is.
 const HAND_OVER: Duration = Duration::from_millis(100);
 
-/// What a check that ran by itself found, step by step.
-#[derive(Debug)]
-pub struct Findings {
-    /// Why it ran without a guard, where it did.
-    pub unguarded: Option<anyhow::Error>,
+/// What a check saw on its way to an outcome; whatever it did not come to is empty.
+#[derive(Debug, Default)]
+pub struct Seen {
     /// The entries of `RPC_BIND_ADDRESSES`.
     pub entries: Vec<Entry>,
     /// The addresses that a wildcard among the entries stands for.
     pub interfaces: Vec<IpAddr>,
     /// The run of s9s.
     pub run: Option<Run>,
+}
+
+/// What a check that ran by itself found.
+#[derive(Debug)]
+pub struct Findings {
+    /// Why it ran without a guard, where it did.
+    pub unguarded: Option<anyhow::Error>,
+    /// What it saw.
+    pub seen: Seen,
     /// What it came to.
     pub outcome: Result<Standing, Fault>,
 }
@@ -57,46 +64,36 @@ impl Checked {
 /// Reaches a verdict before `deadline`: takes a turn at the lock, and where it is ours, asks s9s
 /// and hands the verdict over. Logs a verdict that is another than the one before.
 pub fn check(options: &Options, sharing: Sharing, deadline: Deadline) -> Checked {
-    let turn = lock::turn(&options.lock_file, options.question(), sharing, deadline);
-    let findings = match turn {
+    let mut seen = Seen::default();
+    let mut unguarded = None;
+    let outcome = match lock::turn(&options.lock_file, options.question(), sharing, deadline) {
         Turn::Shared(verdict) => return Checked::Shared(verdict),
         Turn::Ours(guard) => {
-            let findings = find_out(options, deadline);
+            let outcome = find_out(options, deadline, &mut seen);
             let before = guard.before();
-            if let Err(error) = guard.hand_over(verdict(&findings.outcome)) {
+            if let Err(error) = guard.hand_over(verdict(&outcome)) {
                 log::fault(&format!("{}: {error:#}", options.lock_file.display()));
             }
-            log::change(before, &findings.outcome);
-            findings
+            log::change(before, &outcome);
+            outcome
         }
         Turn::Unguarded(why) => {
             log::fault(&format!("the check runs unguarded: {why:#}"));
-            let unguarded = Some(why);
-            Findings {
-                unguarded,
-                ..find_out(options, deadline)
-            }
+            unguarded = Some(why);
+            find_out(options, deadline, &mut seen)
         }
         Turn::Late => {
             let fault = Reason::LockTimeout.because(anyhow!("{} was locked by another process until the time was up", options.lock_file.display()));
             log::fault(&format!("{fault}"));
-            Findings {
-                outcome: Err(fault),
-                ..nothing_yet()
-            }
+            Err(fault)
         }
     };
-    Checked::Found(Box::new(findings))
+    Checked::Found(Box::new(Findings { unguarded, seen, outcome }))
 }
 
-fn find_out(options: &Options, deadline: Deadline) -> Findings {
-    let mut findings = nothing_yet();
-    findings.outcome = ask(options, deadline.earlier(HAND_OVER.min(deadline.left() / 10)), &mut findings);
-    findings
-}
-
-/// From the defaults file and the list to this node's standing. Notes what it sees in `seen`.
-fn ask(options: &Options, deadline: Deadline, seen: &mut Findings) -> Result<Standing, Fault> {
+/// From the defaults file and the list to this node's standing. Notes on the way what it sees.
+fn find_out(options: &Options, deadline: Deadline, seen: &mut Seen) -> Result<Standing, Fault> {
+    let deadline = deadline.earlier(HAND_OVER.min(deadline.left() / 10));
     seen.entries = defaults::bind_addresses(&machine::defaults_file(&options.cmon_defaults)?)?;
     if seen.entries.contains(&Entry::Wildcard) {
         seen.interfaces = machine::interface_addresses()?;
@@ -105,14 +102,4 @@ fn ask(options: &Options, deadline: Deadline, seen: &mut Findings) -> Result<Sta
     let text = list::plain(run.output()?);
     let rows = list::parse(&text).map_err(|error| Reason::ListUnreadable.because(error.context("what s9s printed is no controller list")))?;
     judge(&seen.entries, &seen.interfaces, &rows)
-}
-
-fn nothing_yet() -> Findings {
-    Findings {
-        unguarded: None,
-        entries: Vec::new(),
-        interfaces: Vec::new(),
-        run: None,
-        outcome: Err(Reason::InternalError.because(anyhow!("the check has not been made"))),
-    }
 }

@@ -1,6 +1,6 @@
 //! The check's story for a person: what was read, run, matched and concluded.
 
-use crate::check::Findings;
+use crate::check::{Findings, Seen};
 use crate::defaults::Entry;
 use crate::list;
 use crate::log::clean;
@@ -26,14 +26,14 @@ pub fn explain(options: &Options, findings: &Findings) -> String {
     }
     say("Who this node is");
     say(&format!("  RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display()));
-    if findings.entries.is_empty() {
+    if findings.seen.entries.is_empty() {
         say("    nothing that could be used");
     }
-    for entry in &findings.entries {
-        say(&format!("    {}", describe(entry, findings)));
+    for entry in &findings.seen.entries {
+        say(&format!("    {}", describe(entry, &findings.seen)));
     }
     say("What s9s says");
-    match &findings.run {
+    match &findings.seen.run {
         Some(run) => tell_run(run, &mut say),
         None => say("  it was not run to an end"),
     }
@@ -59,14 +59,14 @@ pub fn explain(options: &Options, findings: &Findings) -> String {
     text
 }
 
-fn describe(entry: &Entry, findings: &Findings) -> String {
+fn describe(entry: &Entry, seen: &Seen) -> String {
     match entry {
         Entry::Address(address) => format!("{address}"),
         Entry::Loopback(address) => format!("{address} (loopback: passed over)"),
         Entry::Name(_) => format!("{entry} (host name)"),
-        Entry::Wildcard if findings.interfaces.is_empty() => format!("{entry} (no interface has an address)"),
+        Entry::Wildcard if seen.interfaces.is_empty() => format!("{entry} (no interface has an address)"),
         Entry::Wildcard => {
-            let addresses: Vec<_> = findings.interfaces.iter().map(ToString::to_string).collect();
+            let addresses: Vec<_> = seen.interfaces.iter().map(ToString::to_string).collect();
             format!("{entry}: {}", addresses.join(", "))
         }
     }

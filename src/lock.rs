@@ -65,7 +65,7 @@ fn take_turn(path: &Path, question: u64, sharing: Sharing, arrived: u64, deadlin
     let file = open(path)?;
     let boot = boot_id()?;
     let shared = |record: &Option<Record>| {
-        let record = record.as_ref().filter(|record| record.boot == boot)?;
+        let record = record.as_ref().filter(|record| record.boot == boot && record.question == question)?;
         let age = since_boot().checked_sub(record.at)?;
         let wanted = match sharing {
             Sharing::Within(max_age) => record.at >= arrived || u128::from(age) < max_age.as_nanos(),
@@ -73,14 +73,14 @@ fn take_turn(path: &Path, question: u64, sharing: Sharing, arrived: u64, deadlin
         };
         wanted.then_some(Turn::Shared(record.verdict))
     };
-    if let Some(turn) = shared(&last_record(&file, question)) {
+    if let Some(turn) = shared(&last_record(&file)) {
         return Ok(turn);
     }
     let Some(file) = lock(file, deadline)? else {
         return Ok(Turn::Late);
     };
     // Read again: whoever held the lock may have reached a verdict since.
-    let record = last_record(&file, question);
+    let record = last_record(&file);
     Ok(shared(&record).unwrap_or_else(|| {
         let before = record.map(|record| record.verdict);
         Turn::Ours(Guard { file, boot, question, before })
@@ -88,7 +88,7 @@ fn take_turn(path: &Path, question: u64, sharing: Sharing, arrived: u64, deadlin
 }
 
 impl Guard {
-    /// The verdict before this one, however old.
+    /// The verdict before this one, however old and on whatever question.
     pub fn before(&self) -> Option<Verdict> {
         self.before
     }
@@ -106,7 +106,6 @@ impl Guard {
             verdict,
         };
         file.write_all_at(&record.encode(), 0)
-            .and_then(|()| file.set_len(record::LEN as u64))
             .context("the verdict cannot be written to the lock file, so others cannot share it")
     }
 }
@@ -141,11 +140,11 @@ fn open(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// The file's record on this question. Content that is no record is none.
-fn last_record(file: &File, question: u64) -> Option<Record> {
+/// The file's record. Content that is no record is none.
+fn last_record(file: &File) -> Option<Record> {
     let mut line = [0; record::LEN];
     file.read_exact_at(&mut line, 0).ok()?;
-    Record::decode(&line).filter(|record| record.question == question)
+    Record::decode(&line)
 }
 
 /// Waits for the exclusive lock. None: it was not free before the deadline.

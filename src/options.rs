@@ -1,6 +1,9 @@
 //! What the operator asked for: options, each also a `CMONHACHK_…` environment variable.
 
+use std::env;
+use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,11 +48,15 @@ pub struct Options {
 }
 
 impl Options {
-    /// A digest of what decides the verdict: a verdict on another node's defaults file or by
-    /// another client is no answer to this check.
+    /// A digest of what decides the verdict. A verdict on another node's defaults file, or by
+    /// another client or one that reads another s9s.conf, is no answer to this check: what a person
+    /// tries out by hand must not be given to HAProxy.
     pub fn question(&self) -> u64 {
+        let decides = |name: &OsStr| name == "HOME" || name == "PATH" || name.as_bytes().starts_with(b"S9S_");
+        let mut environment: Vec<_> = env::vars_os().filter(|(name, _)| decides(name)).collect();
+        environment.sort();
         let mut hasher = DefaultHasher::new();
-        (env!("CARGO_PKG_VERSION"), &self.cmon_defaults, &self.s9s).hash(&mut hasher);
+        (env!("CARGO_PKG_VERSION"), &self.cmon_defaults, &self.s9s, environment).hash(&mut hasher);
         hasher.finish()
     }
 }

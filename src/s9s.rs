@@ -2,29 +2,30 @@
 //!
 //! The client runs directly, never through a shell, in a process group of its own, and nothing of
 //! that group outlives the run: it is killed when the client exits, when its time is up, and, by
-//! the kernel, when this process itself is killed (see [`Leash`]).
+//! the kernel, when this process itself is killed (see [`tie`]).
 
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
+use std::iter;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigHandler, SigSet, Signal, killpg, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{AccessFlags, Pid, Uid, User, access, pipe2};
+use nix::unistd::{AccessFlags, Pid, Uid, User, access, execve, getppid, pipe2};
 
 use crate::deadline::Deadline;
 use crate::reason::{Fault, Reason};
@@ -175,42 +176,36 @@ struct Child {
     pid: Pid,
     streams: [Stream; 2],
     exit: SignalFd,
-    _leash: Leash,
+    /// Our end of the pipe that ties s9s to this process; see [`tie`].
+    _leash: OwnedFd,
 }
 
 impl Child {
     fn start(program: &Path, deadline: Deadline) -> Result<Child, Fault> {
         let failed = |what: &'static str| move |errno: Errno| Reason::S9sNotStarted.because(anyhow!(errno).context(what));
         let exit = watch_for_exit().map_err(failed("cannot watch for the end of s9s"))?;
-        let (stdout, stdout_end) = pipe().map_err(failed("cannot make a pipe"))?;
-        let (stderr, stderr_end) = pipe().map_err(failed("cannot make a pipe"))?;
-        let nothing = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed("cannot open /dev/null"))?;
-        let (leash_end, leash) = pipe2(OFlag::O_CLOEXEC).map_err(failed("cannot make a pipe"))?;
-
-        let spawn = || -> nix::Result<Pid> {
-            let mut files = PosixSpawnFileActions::init()?;
-            files.add_dup2(nothing.as_raw_fd(), 0)?;
-            files.add_dup2(stdout_end.as_raw_fd(), 1)?;
-            files.add_dup2(stderr_end.as_raw_fd(), 2)?;
-            files.add_dup2(leash_end.as_raw_fd(), 3)?;
-            let mut attributes = PosixSpawnAttr::init()?;
-            attributes.set_pgroup(Pid::from_raw(0))?;
-            attributes.set_sigmask(&SigSet::empty())?;
-            attributes.set_sigdefault(&SigSet::from_iter([Signal::SIGPIPE, Signal::SIGCHLD]))?;
-            attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETPGROUP | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF)?;
-            let words = std::iter::once(program.as_os_str().as_bytes()).chain(ARGUMENTS.iter().map(|word| word.as_bytes()));
-            let words: Vec<CString> = words.filter_map(|word| CString::new(word).ok()).collect();
-            // Not execvp(3) and not std's Command: they hand a file without #! to a shell.
-            posix_spawn(program, &files, &attributes, &words, &environment(deadline))
+        let (held, leash) = pipe2(OFlag::O_CLOEXEC).map_err(failed("cannot make a pipe"))?;
+        let path = c_string(program.as_os_str());
+        let words: Vec<CString> = iter::once(path.clone()).chain(ARGUMENTS.map(|word| c_string(word.as_ref()))).collect();
+        let environment = environment(deadline);
+        let parent = Pid::this();
+        let execute = move || -> io::Result<()> {
+            SigSet::empty().thread_set_mask()?;
+            tie(&held, parent)?;
+            // Executed here, for std would hand a file without #! to a shell, as execvp(3) does.
+            let Err(errno) = execve(&path, &words, &environment);
+            Err(errno.into())
         };
-        let pid = spawn().map_err(|errno| not_started(program, errno))?;
-        let leash = Leash::tie(leash, leash_end, pid).map_err(|errno| {
-            let _ = killpg(pid, Signal::SIGKILL);
-            failed("cannot tie s9s to this process")(errno)
-        })?;
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        // SAFETY: this process has one thread, so nothing that its child uses can be locked or half
+        // done.
+        unsafe { command.pre_exec(execute) };
+        let mut child = command.spawn().map_err(|error| not_started(program, error))?;
+        let streams = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
         Ok(Child {
-            pid,
-            streams: [Stream::new(stdout), Stream::new(stderr)],
+            pid: Pid::from_raw(child.id().cast_signed()),
+            streams: streams.map(Stream::new),
             exit,
             _leash: leash,
         })
@@ -274,15 +269,15 @@ impl Child {
     }
 }
 
-/// Why posix_spawn(3) failed. The kernel says ENOENT for a missing interpreter as well.
-fn not_started(program: &Path, errno: Errno) -> Fault {
-    let reason = match errno {
-        Errno::ENOENT if program.is_file() => Reason::S9sNotExecutable,
-        Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENAMETOOLONG => Reason::S9sNotFound,
-        Errno::EACCES | Errno::EPERM | Errno::ENOEXEC | Errno::EISDIR => Reason::S9sNotExecutable,
+/// Why the program could not be executed. The kernel says ENOENT for a missing interpreter as well.
+fn not_started(program: &Path, error: io::Error) -> Fault {
+    let reason = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT) if program.is_file() => Reason::S9sNotExecutable,
+        Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENAMETOOLONG) => Reason::S9sNotFound,
+        Some(Errno::EACCES | Errno::EPERM | Errno::ENOEXEC | Errno::EISDIR) => Reason::S9sNotExecutable,
         _ => Reason::S9sNotStarted,
     };
-    reason.because(anyhow!(errno).context(format!("cannot execute {}", program.display())))
+    reason.because(anyhow!(error).context(format!("cannot execute {}", program.display())))
 }
 
 /// A descriptor that becomes readable when a process of s9s has exited.
@@ -297,13 +292,6 @@ fn watch_for_exit() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&exits, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
-/// A pipe whose reading end never blocks.
-fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
-    let (reading, writing) = pipe2(OFlag::O_CLOEXEC)?;
-    fcntl(&reading, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok((reading, writing))
-}
-
 /// One of the streams that s9s prints to.
 struct Stream {
     pipe: Option<File>,
@@ -311,9 +299,11 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(pipe: OwnedFd) -> Stream {
+    fn new(pipe: Option<OwnedFd>) -> Stream {
+        // Never to be waited on but by poll(2).
+        let never_blocks = |pipe: &OwnedFd| fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_ok();
         Stream {
-            pipe: Some(pipe.into()),
+            pipe: pipe.filter(never_blocks).map(File::from),
             bytes: Vec::new(),
         }
     }
@@ -342,25 +332,27 @@ impl Stream {
     }
 }
 
-/// Kills the process group of s9s when this process is gone, even by SIGKILL.
+/// Ties the calling process's group to its parent: when that is gone, even by SIGKILL, the kernel
+/// kills the whole group. A parent-death signal would reach s9s alone and not what it starts.
 ///
-/// A parent-death signal would reach only s9s itself and not what it may have started. So s9s
-/// holds the reading end of a pipe that is set to signal (fcntl(2), F_SETSIG) its whole group
-/// when the other end changes, and nobody writes to it: the one thing that can happen to our end
-/// is that it is closed, which the kernel does for a process that dies.
-struct Leash {
-    _end: OwnedFd,
+/// The group holds the reading end of a pipe that signals it (fcntl(2), F_SETSIG) when something
+/// happens to the other end. The parent has that and never writes, so the one thing that can
+/// happen is that it is closed, which the kernel does for a process that dies.
+fn tie(held: &OwnedFd, parent: Pid) -> io::Result<()> {
+    // Source: fcntl(2) and Linux's asm-generic/fcntl.h; the libc crate lacks it for glibc.
+    const F_SETSIG: libc::c_int = 10;
+    let fd = held.as_raw_fd();
+    // SAFETY: both commands take an integer and touch no memory of ours.
+    Errno::result(unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGKILL) })?;
+    // SAFETY: as above; a negative owner is a process group.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETOWN, -Pid::this().as_raw()) })?;
+    fcntl(held, FcntlArg::F_SETFL(OFlag::O_ASYNC))?;
+    // s9s and what it starts inherit it.
+    fcntl(held, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    // A parent that died before this took effect is told by nobody else.
+    if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
 }
 
-impl Leash {
-    fn tie(end: OwnedFd, held: OwnedFd, group: Pid) -> nix::Result<Leash> {
-        // Source: fcntl(2) and Linux's asm-generic/fcntl.h; the libc crate lacks it for glibc.
-        const F_SETSIG: libc::c_int = 10;
-        // SAFETY: both commands take an integer and touch no memory of ours.
-        Errno::result(unsafe { libc::fcntl(held.as_raw_fd(), F_SETSIG, libc::SIGKILL) })?;
-        // SAFETY: as above; a negative owner is a process group.
-        Errno::result(unsafe { libc::fcntl(held.as_raw_fd(), libc::F_SETOWN, -group.as_raw()) })?;
-        fcntl(&held, FcntlArg::F_SETFL(OFlag::O_ASYNC))?;
-        Ok(Leash { _end: end })
-    }
+fn c_string(text: &OsStr) -> CString {
+    CString::new(text.as_bytes()).expect("the kernel passes no text with a NUL")
 }

@@ -50,7 +50,7 @@ fn the_leader_is_up_and_the_others_are_down_and_no_check_is_misread() {
     let conf = cluster.folder.write(
         "haproxy.cfg",
         format!(
-            "global\n    stats socket {}\ndefaults\n    mode tcp\n    timeout connect 5s\n    timeout client 5s\n    timeout server 5s\n\
+            "global\n    stats socket {}\ndefaults\n    mode tcp\n    timeout connect 5s\n    timeout client 5s\n    timeout server 5s\n    timeout check 5s\n\
              backend ui\n    option httpchk\n{}",
             socket.display(),
             servers.concat()

@@ -5,15 +5,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
-use cmonhachk::options::Options;
 use cmonhachk::record::Record;
-use cmonhachk::verdict::Verdict;
 use nix::sys::stat::Mode;
-use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Uid, chown, mkfifo};
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, simulated_s9s, unknown, wait_until, waits_for_a_lock};
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, unknown, wait_until, waits_for_a_lock};
 
 #[test]
 fn fifty_checks_at_the_same_moment_are_fifty_right_answers_from_one_run() {
@@ -160,16 +156,16 @@ fn a_lock_that_comes_free_before_the_deadline_is_taken() {
     assert_eq!(client.answer(), LEADER);
 }
 
-/// The record that a check on this node would believe, if it is young enough.
-fn record(node: &Node<'_>, verdict: Verdict) -> Record {
-    let (defaults, s9s) = (node.defaults.to_str().unwrap(), simulated_s9s());
-    let options = Options::parse_from(["cmonhachk", "--cmon-defaults", defaults, "--s9s", s9s.to_str().unwrap()]);
-    Record {
-        boot: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_string(),
-        at: Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap()).as_nanos() as u64,
-        question: options.question(),
-        verdict,
-    }
+/// The record that a check on this node leaves when the node leads; then it follows again, and
+/// nothing has been run.
+fn record_of_a_leader(node: &Node<'_>) -> Record {
+    node.cluster.leads("10.0.0.102");
+    assert_eq!(node.get(&[]), LEADER);
+    let record = Record::decode(&fs::read(&node.lock).unwrap()).unwrap();
+    fs::remove_file(&node.lock).unwrap();
+    fs::remove_file(node.cluster.folder.join("runs")).unwrap();
+    node.cluster.leads("10.0.0.101");
+    record
 }
 
 fn put(node: &Node<'_>, content: &[u8]) {
@@ -181,7 +177,7 @@ fn put(node: &Node<'_>, content: &[u8]) {
 fn a_verdict_is_believed_only_in_its_time_its_boot_and_its_question() {
     let cluster = Cluster::new();
     let node = cluster.node("10.0.0.102");
-    let valid = record(&node, Verdict::Leader);
+    let valid = record_of_a_leader(&node);
     put(&node, &valid.encode());
     assert_eq!(node.get(&["--max-age", "60"]), LEADER, "the record that the others differ from");
 
@@ -210,7 +206,7 @@ fn a_verdict_is_believed_only_in_its_time_its_boot_and_its_question() {
 fn content_that_is_no_verdict_is_ignored() {
     let cluster = Cluster::new();
     let node = cluster.node("10.0.0.102");
-    let valid = record(&node, Verdict::Leader).encode();
+    let valid = record_of_a_leader(&node).encode();
     let mut flipped = valid;
     flipped[120] ^= 1;
     for content in [&b""[..], b"leader\n", &[0; 160], &[0xff; 160], &valid[..159], &flipped] {
@@ -221,6 +217,22 @@ fn content_that_is_no_verdict_is_ignored() {
         assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER);
         assert_eq!(cluster.runs(), runs);
     }
+}
+
+#[test]
+fn a_verdict_reached_with_another_s9s_conf_or_client_is_not_taken() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let check = |name: &str, value: &str| {
+        let output = node.command().args(["--max-age", "60"]).env(name, value).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), LEADER);
+        cluster.runs()
+    };
+    assert_eq!(check("REMOTE_HOST", "10.0.0.1"), 1);
+    assert_eq!(check("REMOTE_HOST", "10.0.0.2"), 1, "who asks makes no difference");
+    assert_eq!(check("HOME", "/tmp"), 2);
+    assert_eq!(check("PATH", "/bin:/usr/bin"), 3);
+    assert_eq!(check("S9S_SYSTEM_CONFIG", "/tmp/s9s.conf"), 4);
 }
 
 #[test]
@@ -263,21 +275,21 @@ fn is_refused(what: &str, prepare: impl FnOnce(&Node<'_>)) {
 #[test]
 fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched() {
     is_refused("a symbolic link", |node| {
-        let target = node.cluster.folder.write("target", record(node, Verdict::Leader).encode());
+        let target = node.cluster.folder.write("target", record_of_a_leader(node).encode());
         symlink(target, &node.lock).unwrap();
     });
     is_refused("a dangling symbolic link", |node| {
         symlink(node.cluster.folder.join("nowhere"), &node.lock).unwrap();
     });
     is_refused("a hard link", |node| {
-        let target = node.cluster.folder.write("target", record(node, Verdict::Leader).encode());
+        let target = node.cluster.folder.write("target", record_of_a_leader(node).encode());
         fs::set_permissions(&target, Permissions::from_mode(0o600)).unwrap();
         fs::hard_link(target, &node.lock).unwrap();
     });
     is_refused("a directory", |node| fs::create_dir(&node.lock).unwrap());
     is_refused("a FIFO", |node| mkfifo(&node.lock, Mode::S_IRWXU).unwrap());
     is_refused("a file that others may write to", |node| {
-        put(node, &record(node, Verdict::Leader).encode());
+        put(node, &record_of_a_leader(node).encode());
         fs::set_permissions(&node.lock, Permissions::from_mode(0o666)).unwrap();
     });
     is_refused("another program's file", |node| {
@@ -285,7 +297,7 @@ fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched
     });
     if Uid::effective().is_root() {
         is_refused("another user's file", |node| {
-            put(node, &record(node, Verdict::Leader).encode());
+            put(node, &record_of_a_leader(node).encode());
             chown(&node.lock, Some(Uid::from_raw(65534)), Some(Gid::from_raw(65534))).unwrap();
         });
     }
