@@ -9,8 +9,14 @@ use crate::verdict::Verdict;
 pub fn render(verdict: Verdict, head_only: bool) -> Vec<u8> {
     let (status, body) = match verdict {
         Verdict::Leader => ("200 OK", "<html><body>This node is a leader.</body></html>"),
-        Verdict::Follower => ("503 Service Unavailable", "<html><body>This node is a follower.</body></html>"),
-        Verdict::Unknown(_) => ("503 Service Unavailable", "<html><body>This node is in an unknown state.</body></html>"),
+        Verdict::Follower => (
+            "503 Service Unavailable",
+            "<html><body>This node is a follower.</body></html>",
+        ),
+        Verdict::Unknown(_) => (
+            "503 Service Unavailable",
+            "<html><body>This node is in an unknown state.</body></html>",
+        ),
     };
     let reason = match verdict {
         Verdict::Unknown(reason) => format!("Cmonhachk-Reason: {}\r\n", reason.code()),

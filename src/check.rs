@@ -83,12 +83,19 @@ pub fn check(options: &Options, sharing: Sharing, deadline: Deadline) -> Checked
             find_out(options, deadline, &mut seen)
         }
         Turn::Late => {
-            let fault = Reason::LockTimeout.because(anyhow!("{} was locked by another process until the time was up", options.lock_file.display()));
+            let fault = Reason::LockTimeout.because(anyhow!(
+                "{} was locked by another process until the time was up",
+                options.lock_file.display()
+            ));
             log::fault(&format!("{fault}"));
             Err(fault)
         }
     };
-    Checked::Found(Box::new(Findings { unguarded, seen, outcome }))
+    Checked::Found(Box::new(Findings {
+        unguarded,
+        seen,
+        outcome,
+    }))
 }
 
 /// From the defaults file and the list to this node's standing. Notes on the way what it sees.
@@ -100,6 +107,7 @@ fn find_out(options: &Options, deadline: Deadline, seen: &mut Seen) -> Result<St
     }
     let run = seen.run.insert(s9s::run(&options.s9s, deadline)?);
     let text = list::plain(run.output()?);
-    let rows = list::parse(&text).map_err(|error| Reason::ListUnreadable.because(error.context("what s9s printed is no controller list")))?;
+    let rows = list::parse(&text)
+        .map_err(|error| Reason::ListUnreadable.because(error.context("what s9s printed is no controller list")))?;
     judge(&seen.entries, &seen.interfaces, &rows)
 }

@@ -37,7 +37,9 @@ impl Connection {
         if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFSOCK.bits() {
             return None;
         }
-        let is_socket = |other: nix::Result<FileStat>| other.is_ok_and(|other| (other.st_dev, other.st_ino) == (stat.st_dev, stat.st_ino));
+        let is_socket = |other: nix::Result<FileStat>| {
+            other.is_ok_and(|other| (other.st_dev, other.st_ino) == (stat.st_dev, stat.st_ino))
+        };
         if let Ok(null) = open("/dev/null", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
             if is_socket(fstat(io::stdout())) {
                 let _ = dup2_stdout(&null);

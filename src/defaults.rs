@@ -26,7 +26,9 @@ pub enum Entry {
 
 impl Entry {
     fn parse(word: &[u8]) -> Entry {
-        let address = std::str::from_utf8(word).ok().and_then(|text| text.parse::<IpAddr>().ok());
+        let address = std::str::from_utf8(word)
+            .ok()
+            .and_then(|text| text.parse::<IpAddr>().ok());
         match address.map(|address| address.to_canonical()) {
             Some(address) if address.is_unspecified() => Entry::Wildcard,
             Some(address) if address.is_loopback() => Entry::Loopback(address),
@@ -53,7 +55,8 @@ impl fmt::Display for Entry {
 /// [`Reason::NoBindAddresses`] where nothing is assigned, [`Reason::OnlyLoopback`] where no entry
 /// could tell one node from another.
 pub fn bind_addresses(text: &[u8]) -> Result<Vec<Entry>, Fault> {
-    let value = last_assignment(text).ok_or_else(|| Reason::NoBindAddresses.because(anyhow!("no line assigns RPC_BIND_ADDRESSES")))?;
+    let value = last_assignment(text)
+        .ok_or_else(|| Reason::NoBindAddresses.because(anyhow!("no line assigns RPC_BIND_ADDRESSES")))?;
     let entries: Vec<Entry> = unquote(value)
         .split(|byte| *byte == b',' || byte.is_ascii_whitespace())
         .filter(|word| !word.is_empty())
@@ -76,7 +79,8 @@ pub fn join(entries: &[Entry]) -> String {
 /// What stands behind the `=` of the last assignment, to the end of its line.
 fn last_assignment(text: &[u8]) -> Option<&[u8]> {
     // Bytes and no Unicode: the file may hold bytes that are no UTF-8, and the tables cost time.
-    let assignment = Regex::new(r"(?m-u)^(?:\xEF\xBB\xBF)?[ \t]*(?:export[ \t]+)?RPC_BIND_ADDRESSES=([^\n]*)").expect("the pattern is constant and tested");
+    let assignment = Regex::new(r"(?m-u)^(?:\xEF\xBB\xBF)?[ \t]*(?:export[ \t]+)?RPC_BIND_ADDRESSES=([^\n]*)")
+        .expect("the pattern is constant and tested");
     let last = assignment.captures_iter(text).last()?;
     Some(last.get(1)?.as_bytes())
 }
@@ -144,7 +148,10 @@ mod tests {
             read(b"RPC_BIND_ADDRESSES=10.0.0.1\nRPC_BIND_ADDRESSES=10.0.0.2\n#RPC_BIND_ADDRESSES=10.0.0.3\n"),
             "10.0.0.2"
         );
-        assert_eq!(read(b"RPC_BIND_ADDRESSES=10.0.0.1\nRPC_BIND_ADDRESSES=\n"), "no-bind-addresses");
+        assert_eq!(
+            read(b"RPC_BIND_ADDRESSES=10.0.0.1\nRPC_BIND_ADDRESSES=\n"),
+            "no-bind-addresses"
+        );
         assert_eq!(read(b"RPC_BIND_ADDRESSES=\nRPC_BIND_ADDRESSES=10.0.0.2"), "10.0.0.2");
     }
 
@@ -170,8 +177,14 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_utf8_are_let_be() {
-        assert_eq!(read(b"NAME=\"\xff\xfe\"\n\x80\nRPC_BIND_ADDRESSES=10.0.0.1 # \xe9t\xe9\n\xff"), "10.0.0.1");
-        assert_eq!(bind_addresses(b"RPC_BIND_ADDRESSES=cc\xe9").unwrap(), [Entry::Name(b"cc\xe9".to_vec())]);
+        assert_eq!(
+            read(b"NAME=\"\xff\xfe\"\n\x80\nRPC_BIND_ADDRESSES=10.0.0.1 # \xe9t\xe9\n\xff"),
+            "10.0.0.1"
+        );
+        assert_eq!(
+            bind_addresses(b"RPC_BIND_ADDRESSES=cc\xe9").unwrap(),
+            [Entry::Name(b"cc\xe9".to_vec())]
+        );
     }
 
     #[test]

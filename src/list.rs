@@ -77,14 +77,19 @@ pub fn parse(text: &[u8]) -> Result<Vec<Row<'_>>> {
         lines.pop();
     }
     let (last, lines) = lines.split_last().ok_or_else(|| anyhow!("it is empty"))?;
-    let total = total(last).ok_or_else(|| anyhow!("its last line is no \"Total: N controller(s)\": {}", quote(last)))?;
+    let total =
+        total(last).ok_or_else(|| anyhow!("its last line is no \"Total: N controller(s)\": {}", quote(last)))?;
     let Some((header, lines)) = lines.split_first() else {
         ensure!(total == 0, "it counts {total} controllers and shows none");
         return Ok(Vec::new());
     };
     let columns = Columns::from_header(header)?;
     let rows = lines.iter().map(|line| columns.row(line)).collect::<Result<Vec<_>>>()?;
-    ensure!(rows.len() == total, "it counts {total} controllers and shows {}", rows.len());
+    ensure!(
+        rows.len() == total,
+        "it counts {total} controllers and shows {}",
+        rows.len()
+    );
     Ok(rows)
 }
 
@@ -111,7 +116,14 @@ impl Columns {
             .collect();
         // A client that gains a column before NAME is still understood; one that moves these is not.
         match titles.as_slice() {
-            [(0, b"S"), .., (name, b"NAME"), (ip, b"IP"), (_, b"PORT"), (_, b"COMMENT")] => Ok(Columns { name: *name, ip: *ip }),
+            [
+                (0, b"S"),
+                ..,
+                (name, b"NAME"),
+                (ip, b"IP"),
+                (_, b"PORT"),
+                (_, b"COMMENT"),
+            ] => Ok(Columns { name: *name, ip: *ip }),
             _ => bail!("its first line is no header: {}", quote(header)),
         }
     }
@@ -134,8 +146,9 @@ impl Columns {
         let from_ip = line.get(self.ip..)?;
         let mut fields = from_ip.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
         let (ip, port) = (fields.next()?, fields.next()?);
-        let separated = line[1] == b' ' && line[self.name - 1] == b' ' && line[self.ip - 1] == b' ' && from_ip[0] != b' ';
-        let has_port = port == b"-" || port.iter().all(u8::is_ascii_digit);
+        let separated =
+            line[1] == b' ' && line[self.name - 1] == b' ' && line[self.ip - 1] == b' ' && from_ip[0] != b' ';
+        let has_port = port.strip_prefix(b"-").unwrap_or(port).iter().all(u8::is_ascii_digit);
         (separated && has_port).then(|| Row {
             state,
             name: line[self.name..self.ip].trim_ascii_end(),
@@ -193,7 +206,10 @@ Total: 3 controller(s)
               Total: 1 controller(s)\n",
         )
         .unwrap();
-        assert_eq!((rows[0].name, rows[0].ip), (&b"the 10.9.9.9 9501 box"[..], &b"10.20.0.1"[..]));
+        assert_eq!(
+            (rows[0].name, rows[0].ip),
+            (&b"the 10.9.9.9 9501 box"[..], &b"10.20.0.1"[..])
+        );
     }
 
     #[test]
@@ -217,7 +233,10 @@ Total: 3 controller(s)
                         Total: 1 controller(s)\n\u{1b}[?25h";
         let text = plain(coloured.as_bytes());
         let rows = parse(&text).unwrap();
-        assert_eq!((rows[0].state, rows[0].name, rows[0].ip), (State::Leader, &b"cc1"[..], &b"10.0.0.1"[..]));
+        assert_eq!(
+            (rows[0].state, rows[0].name, rows[0].ip),
+            (State::Leader, &b"cc1"[..], &b"10.0.0.1"[..])
+        );
     }
 
     #[test]

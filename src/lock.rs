@@ -58,14 +58,17 @@ pub struct Guard {
 /// digest of what the check asks: a verdict on another question is not shared.
 pub fn turn(path: &Path, question: u64, sharing: Sharing, deadline: Deadline) -> Turn {
     let arrived = since_boot();
-    take_turn(path, question, sharing, arrived, deadline).unwrap_or_else(|error| Turn::Unguarded(error.context(format!("lock file {}", path.display()))))
+    take_turn(path, question, sharing, arrived, deadline)
+        .unwrap_or_else(|error| Turn::Unguarded(error.context(format!("lock file {}", path.display()))))
 }
 
 fn take_turn(path: &Path, question: u64, sharing: Sharing, arrived: u64, deadline: Deadline) -> Result<Turn> {
     let file = open(path)?;
     let boot = boot_id()?;
     let shared = |record: &Option<Record>| {
-        let record = record.as_ref().filter(|record| record.boot == boot && record.question == question)?;
+        let record = record
+            .as_ref()
+            .filter(|record| record.boot == boot && record.question == question)?;
         let age = since_boot().checked_sub(record.at)?;
         let wanted = match sharing {
             Sharing::Within(max_age) => record.at >= arrived || u128::from(age) < max_age.as_nanos(),
@@ -83,7 +86,12 @@ fn take_turn(path: &Path, question: u64, sharing: Sharing, arrived: u64, deadlin
     let record = last_record(&file);
     Ok(shared(&record).unwrap_or_else(|| {
         let before = record.map(|record| record.verdict);
-        Turn::Ours(Guard { file, boot, question, before })
+        Turn::Ours(Guard {
+            file,
+            boot,
+            question,
+            before,
+        })
     }))
 }
 
@@ -98,7 +106,9 @@ impl Guard {
     /// # Errors
     /// The file cannot be written. The lock is free all the same; the others run s9s themselves.
     pub fn hand_over(self, verdict: Verdict) -> Result<()> {
-        let Guard { file, boot, question, .. } = self;
+        let Guard {
+            file, boot, question, ..
+        } = self;
         let record = Record {
             boot,
             at: since_boot(),
@@ -128,7 +138,10 @@ fn open(path: &Path) -> Result<File> {
     let meta = file.metadata().context("it cannot be examined")?;
     let (owner, me) = (meta.uid(), Uid::effective().as_raw());
     ensure!(meta.is_file(), "it is no regular file");
-    ensure!(owner == me, "it belongs to user {owner} and this check runs as user {me}");
+    ensure!(
+        owner == me,
+        "it belongs to user {owner} and this check runs as user {me}"
+    );
     ensure!(meta.nlink() <= 1, "it has {} hard links", meta.nlink());
     let mode = meta.permissions().mode() & 0o7777;
     ensure!(mode & 0o022 == 0, "others may write to it (mode {mode:04o})");

@@ -22,19 +22,26 @@ pub const MAX_DEFAULTS: u64 = 1024 * 1024;
 pub fn defaults_file(path: &Path) -> Result<Vec<u8>, Fault> {
     let missing = |error: &std::io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
     // A FIFO in its place must not block.
-    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY).open(path).map_err(|error| {
-        let reason = if missing(&error) {
-            Reason::DefaultsMissing
-        } else {
-            Reason::DefaultsUnreadable
-        };
-        reason.because(anyhow!(error).context(format!("cannot open {}", path.display())))
-    })?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NONBLOCK | O_NOCTTY)
+        .open(path)
+        .map_err(|error| {
+            let reason = if missing(&error) {
+                Reason::DefaultsMissing
+            } else {
+                Reason::DefaultsUnreadable
+            };
+            reason.because(anyhow!(error).context(format!("cannot open {}", path.display())))
+        })?;
     let read = || -> anyhow::Result<Vec<u8>> {
         anyhow::ensure!(file.metadata()?.is_file(), "it is no regular file");
         let mut text = Vec::new();
         (&file).take(MAX_DEFAULTS + 1).read_to_end(&mut text)?;
-        anyhow::ensure!(text.len() as u64 <= MAX_DEFAULTS, "it is larger than {MAX_DEFAULTS} bytes");
+        anyhow::ensure!(
+            text.len() as u64 <= MAX_DEFAULTS,
+            "it is larger than {MAX_DEFAULTS} bytes"
+        );
         Ok(text)
     };
     read()
@@ -47,7 +54,9 @@ pub fn defaults_file(path: &Path) -> Result<Vec<u8>, Fault> {
 /// # Errors
 /// [`Reason::InterfacesUnreadable`] with the system's error.
 pub fn interface_addresses() -> Result<Vec<IpAddr>, Fault> {
-    let interfaces = getifaddrs().map_err(|errno| Reason::InterfacesUnreadable.because(anyhow!(errno).context("cannot list the interfaces' addresses")))?;
+    let interfaces = getifaddrs().map_err(|errno| {
+        Reason::InterfacesUnreadable.because(anyhow!(errno).context("cannot list the interfaces' addresses"))
+    })?;
     let addresses = interfaces.filter_map(|interface| {
         let address = interface.address?;
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));

@@ -23,7 +23,12 @@ answer and exits 0 for the leader, 1 for a follower, 2 for an unknown state.";
 #[command(version, after_help = AFTER_HELP)]
 pub struct Options {
     /// Where RPC_BIND_ADDRESSES is read
-    #[arg(long, value_name = "FILE", env = "CMONHACHK_CMON_DEFAULTS", default_value = "/etc/default/cmon")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CMONHACHK_CMON_DEFAULTS",
+        default_value = "/etc/default/cmon"
+    )]
     pub cmon_defaults: PathBuf,
 
     /// The client: a path, or a name looked up on PATH
@@ -31,7 +36,12 @@ pub struct Options {
     pub s9s: PathBuf,
 
     /// Guards the check, and carries the last verdict
-    #[arg(long, value_name = "FILE", env = "CMONHACHK_LOCK_FILE", default_value = "/run/cmonhachk.lock")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CMONHACHK_LOCK_FILE",
+        default_value = "/run/cmonhachk.lock"
+    )]
     pub lock_file: PathBuf,
 
     /// For the whole check, waiting for the lock included; fractions allowed

@@ -204,7 +204,11 @@ impl Reason {
                 "s9s has no user name or no credentials.",
                 "HOME decides which s9s.conf is read: give the service's user one, or set HOME in the service file.",
             ),
-            Reason::S9sFailed => ("s9s-failed", "s9s ended with an error.", "Syslog has its exit status and what it printed."),
+            Reason::S9sFailed => (
+                "s9s-failed",
+                "s9s ended with an error.",
+                "Syslog has its exit status and what it printed.",
+            ),
             Reason::ListUnreadable => (
                 "list-unreadable",
                 "s9s printed something that is no controller list.",

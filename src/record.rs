@@ -30,10 +30,21 @@ pub struct Record {
 impl Record {
     /// The record's line.
     pub fn encode(&self) -> [u8; LEN] {
-        let Record { boot, at, question, verdict } = self;
+        let Record {
+            boot,
+            at,
+            question,
+            verdict,
+        } = self;
         let signed = format!("{MAGIC} boot={boot} at={at} for={question:016x} {}", verdict.words());
-        let line = format!("{signed:<width$} sum={:016x}\n", sum(&signed), width = LEN - " sum=".len() - 16 - 1);
-        line.into_bytes().try_into().expect("boot ids have 36 characters and codes at most 22")
+        let line = format!(
+            "{signed:<width$} sum={:016x}\n",
+            sum(&signed),
+            width = LEN - " sum=".len() - 16 - 1
+        );
+        line.into_bytes()
+            .try_into()
+            .expect("boot ids have 36 characters and codes at most 22")
     }
 
     /// Reads a record's line.
@@ -57,7 +68,12 @@ impl Record {
             ("unknown", Some(code), None) => Verdict::Unknown(Reason::from_code(code)?),
             _ => return None,
         };
-        Some(Record { boot, at, question, verdict })
+        Some(Record {
+            boot,
+            at,
+            question,
+            verdict,
+        })
     }
 }
 
@@ -100,7 +116,10 @@ mod tests {
             for other in [line[at] ^ 1, b' ', b'\n', 0xff] {
                 let mut damaged = line;
                 damaged[at] = other;
-                assert!(damaged == line || Record::decode(&damaged).is_none(), "byte {at} as {other}");
+                assert!(
+                    damaged == line || Record::decode(&damaged).is_none(),
+                    "byte {at} as {other}"
+                );
             }
             assert_eq!(Record::decode(&line[..at]), None);
         }
@@ -111,7 +130,10 @@ mod tests {
         let (leader, follower) = (records()[0].encode(), records()[1].encode());
         for at in 1..LEN {
             let mixed = [&leader[..at], &follower[at..]].concat();
-            assert!(mixed == leader || mixed == follower || Record::decode(&mixed).is_none(), "mixed at {at}");
+            assert!(
+                mixed == leader || mixed == follower || Record::decode(&mixed).is_none(),
+                "mixed at {at}"
+            );
         }
     }
 }

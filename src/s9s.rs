@@ -4,13 +4,14 @@
 //! that group outlives the run: it is killed when the client exits, when its time is up, and, by
 //! the kernel, when this process itself is killed (see [`tie`]).
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::iter;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -136,39 +137,52 @@ fn find(program: &Path) -> Result<PathBuf, Fault> {
     if program.as_os_str().as_bytes().contains(&b'/') {
         return Ok(program.to_path_buf());
     }
-    let path = set(OsStr::new("PATH")).unwrap_or_else(|| SENSIBLE_PATH.into());
+    let path = set("PATH").unwrap_or_else(|| SENSIBLE_PATH.into());
     let candidates: Vec<PathBuf> = env::split_paths(&path)
         .filter(|directory| directory.is_absolute())
         .map(|directory| directory.join(program))
         .filter(|candidate| candidate.is_file())
         .collect();
-    let executable = candidates.iter().find(|candidate| access(*candidate, AccessFlags::X_OK).is_ok());
+    let executable = candidates
+        .iter()
+        .find(|candidate| access(*candidate, AccessFlags::X_OK).is_ok());
     match (executable, candidates.first()) {
         (Some(found), _) => Ok(found.clone()),
-        (None, Some(found)) => Err(Reason::S9sNotExecutable.because(anyhow!("{} may not be executed", found.display()))),
-        (None, None) => Err(Reason::S9sNotFound.because(anyhow!("no {} in {}", program.display(), path.to_string_lossy()))),
+        (None, Some(found)) => {
+            Err(Reason::S9sNotExecutable.because(anyhow!("{} may not be executed", found.display())))
+        }
+        (None, None) => {
+            Err(Reason::S9sNotFound.because(anyhow!("no {} in {}", program.display(), path.to_string_lossy())))
+        }
     }
-}
-
-/// The value of an environment variable that is there and not empty.
-fn set(name: &OsStr) -> Option<OsString> {
-    env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// Our environment, with what s9s cannot do without. An init system gives xinetd's services no
 /// HOME, and HOME decides which s9s.conf is read; and s9s waits 30 seconds for a controller that
 /// says nothing unless it is told otherwise.
 fn environment(deadline: Deadline) -> Vec<CString> {
-    let home = || Some(User::from_uid(Uid::effective()).ok()??.dir.into_os_string());
-    let timeout = || Some(deadline.left().as_secs().max(1).to_string().into());
-    let needed: [(&str, &dyn Fn() -> Option<OsString>); 3] = [("PATH", &|| Some(SENSIBLE_PATH.into())), ("HOME", &home), ("S9S_CONNECTION_TIMEOUT", &timeout)];
-    let missing = needed.into_iter().filter(|(name, _)| set(OsStr::new(name)).is_none());
-    let defaults: Vec<(OsString, OsString)> = missing.filter_map(|(name, value)| Some((name.into(), value()?))).collect();
-    env::vars_os()
-        .filter(|(name, _)| defaults.iter().all(|(default, _)| default != name))
-        .chain(defaults.iter().cloned())
-        .filter_map(|(name, value)| CString::new([name.into_vec(), value.into_vec()].join(&b'=')).ok())
-        .collect()
+    let mut variables: BTreeMap<OsString, OsString> = env::vars_os().collect();
+    let mut default = |name: &str, value: &dyn Fn() -> Option<OsString>| {
+        if set(name).is_none()
+            && let Some(value) = value()
+        {
+            variables.insert(name.into(), value);
+        }
+    };
+    default("PATH", &|| Some(SENSIBLE_PATH.into()));
+    default("HOME", &|| Some(User::from_uid(Uid::effective()).ok()??.dir.into()));
+    default("S9S_CONNECTION_TIMEOUT", &|| {
+        Some(deadline.left().as_secs().max(1).to_string().into())
+    });
+    let assignments = variables
+        .into_iter()
+        .map(|(name, value)| [name, value].join("=".as_ref()));
+    assignments.map(|assignment| c_string(&assignment)).collect()
+}
+
+/// The value of an environment variable that is there and not empty.
+fn set(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// A running s9s.
@@ -182,11 +196,14 @@ struct Child {
 
 impl Child {
     fn start(program: &Path, deadline: Deadline) -> Result<Child, Fault> {
-        let failed = |what: &'static str| move |errno: Errno| Reason::S9sNotStarted.because(anyhow!(errno).context(what));
+        let failed =
+            |what: &'static str| move |errno: Errno| Reason::S9sNotStarted.because(anyhow!(errno).context(what));
         let exit = watch_for_exit().map_err(failed("cannot watch for the end of s9s"))?;
         let (held, leash) = pipe2(OFlag::O_CLOEXEC).map_err(failed("cannot make a pipe"))?;
         let path = c_string(program.as_os_str());
-        let words: Vec<CString> = iter::once(path.clone()).chain(ARGUMENTS.map(|word| c_string(word.as_ref()))).collect();
+        let words: Vec<CString> = iter::once(path.clone())
+            .chain(ARGUMENTS.map(|word| c_string(word.as_ref())))
+            .collect();
         let environment = environment(deadline);
         let parent = Pid::this();
         let execute = move || -> io::Result<()> {
@@ -197,12 +214,19 @@ impl Child {
             Err(errno.into())
         };
         let mut command = Command::new(program);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
         // SAFETY: this process has one thread, so nothing that its child uses can be locked or half
         // done.
         unsafe { command.pre_exec(execute) };
         let mut child = command.spawn().map_err(|error| not_started(program, error))?;
-        let streams = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
+        let streams = [
+            child.stdout.take().map(OwnedFd::from),
+            child.stderr.take().map(OwnedFd::from),
+        ];
         Ok(Child {
             pid: Pid::from_raw(child.id().cast_signed()),
             streams: streams.map(Stream::new),
@@ -257,7 +281,10 @@ impl Child {
         while !patience.passed() {
             match waitpid(group, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) => {
-                    let _ = poll(&mut [PollFd::new(self.exit.as_fd(), PollFlags::POLLIN)], patience.poll_timeout());
+                    let _ = poll(
+                        &mut [PollFd::new(self.exit.as_fd(), PollFlags::POLLIN)],
+                        patience.poll_timeout(),
+                    );
                     let _ = self.exit.read_signal();
                 }
                 Ok(ended) if ended.pid() == Some(self.pid) => status = Some(ended),
@@ -350,7 +377,11 @@ fn tie(held: &OwnedFd, parent: Pid) -> io::Result<()> {
     // s9s and what it starts inherit it.
     fcntl(held, FcntlArg::F_SETFD(FdFlag::empty()))?;
     // A parent that died before this took effect is told by nobody else.
-    if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
+    if getppid() == parent {
+        Ok(())
+    } else {
+        Err(Errno::ESRCH.into())
+    }
 }
 
 fn c_string(text: &OsStr) -> CString {

@@ -22,7 +22,9 @@ const READING: Duration = Duration::from_secs(1);
 /// Answers `connection`: request → lock → s9s → verdict → answer. `started` is when the process
 /// did; from then on the answer takes no longer than the options' timeout.
 pub fn serve(connection: &Connection, options: Result<Options, clap::Error>, started: Instant) {
-    let reading = options.as_ref().map_or(READING, |options| READING.min(options.timeout / 2));
+    let reading = options
+        .as_ref()
+        .map_or(READING, |options| READING.min(options.timeout / 2));
     let head = connection.read_head(Deadline::after(started, reading));
     let verdict = options.map_or_else(refuse, |options| {
         let deadline = Deadline::after(started, options.timeout);
@@ -44,7 +46,9 @@ fn refuse(error: clap::Error) -> Verdict {
 
 /// A defect of ours must not cost the client its answer, nor be shown to it.
 fn or_internal_error(check: impl FnOnce() -> Verdict) -> Verdict {
-    panic::set_hook(Box::new(|panic| log::fault(&format!("{}: {panic}", Reason::InternalError.code()))));
+    panic::set_hook(Box::new(|panic| {
+        log::fault(&format!("{}: {panic}", Reason::InternalError.code()))
+    }));
     panic::catch_unwind(AssertUnwindSafe(check)).unwrap_or(Verdict::Unknown(Reason::InternalError))
 }
 

@@ -63,7 +63,9 @@ pub struct Standing {
 pub fn verdict(outcome: &Result<Standing, Fault>) -> Verdict {
     match outcome {
         Ok(Standing { role: Role::Leader, .. }) => Verdict::Leader,
-        Ok(Standing { role: Role::Follower, .. }) => Verdict::Follower,
+        Ok(Standing {
+            role: Role::Follower, ..
+        }) => Verdict::Follower,
         Err(fault) => Verdict::Unknown(fault.reason),
     }
 }
@@ -142,7 +144,11 @@ mod tests {
 
     #[test]
     fn the_one_leader_is_leader_and_the_others_follow() {
-        let rows = [('f', "10.0.0.1", "10.0.0.1"), ('l', "10.0.0.2", "10.0.0.2"), ('f', "10.0.0.3", "10.0.0.3")];
+        let rows = [
+            ('f', "10.0.0.1", "10.0.0.1"),
+            ('l', "10.0.0.2", "10.0.0.2"),
+            ('f', "10.0.0.3", "10.0.0.3"),
+        ];
         assert_eq!(told("127.0.0.1,10.0.0.1", &rows), "follower");
         assert_eq!(told("127.0.0.1,10.0.0.2", &rows), "leader");
         assert_eq!(told("10.0.0.3", &rows), "follower");
@@ -150,12 +156,22 @@ mod tests {
 
     #[test]
     fn a_follower_needs_no_leader() {
-        assert_eq!(told("10.0.0.1", &[('f', "10.0.0.1", "10.0.0.1"), ('-', "10.0.0.2", "10.0.0.2")]), "follower");
+        assert_eq!(
+            told(
+                "10.0.0.1",
+                &[('f', "10.0.0.1", "10.0.0.1"), ('-', "10.0.0.2", "10.0.0.2")]
+            ),
+            "follower"
+        );
     }
 
     #[test]
     fn two_leaders_make_nobody_leader_or_follower() {
-        let rows = [('l', "10.0.0.1", "10.0.0.1"), ('l', "10.0.0.2", "10.0.0.2"), ('f', "10.0.0.3", "10.0.0.3")];
+        let rows = [
+            ('l', "10.0.0.1", "10.0.0.1"),
+            ('l', "10.0.0.2", "10.0.0.2"),
+            ('f', "10.0.0.3", "10.0.0.3"),
+        ];
         for node in ["10.0.0.1", "10.0.0.2", "10.0.0.3"] {
             assert_eq!(told(node, &rows), "unknown several-leaders");
         }
@@ -184,7 +200,10 @@ mod tests {
 
     #[test]
     fn a_host_name_matches_the_name_without_case() {
-        let rows = [('l', "CC1.example.com", "10.0.0.1"), ('f', "cc10.example.com", "10.0.0.2")];
+        let rows = [
+            ('l', "CC1.example.com", "10.0.0.1"),
+            ('f', "cc10.example.com", "10.0.0.2"),
+        ];
         assert_eq!(told("cc1.EXAMPLE.com", &rows), "leader");
         assert_eq!(told("cc1", &rows), "unknown not-listed");
         assert_eq!(told("cc1.example.com.au", &rows), "unknown not-listed");
@@ -192,7 +211,11 @@ mod tests {
 
     #[test]
     fn the_first_entry_with_a_row_is_this_node() {
-        let rows = [('l', "10.0.0.1", "10.0.0.1"), ('f', "10.0.0.2", "10.0.0.2"), ('f', "127.0.0.1", "127.0.0.1")];
+        let rows = [
+            ('l', "10.0.0.1", "10.0.0.1"),
+            ('f', "10.0.0.2", "10.0.0.2"),
+            ('f', "127.0.0.1", "127.0.0.1"),
+        ];
         assert_eq!(told("127.0.0.1,10.9.9.9,10.0.0.2,10.0.0.1", &rows), "follower");
         assert_eq!(told("nowhere 10.0.0.1 10.0.0.2", &rows), "leader");
     }
@@ -202,22 +225,40 @@ mod tests {
         let rows = [('f', "10.0.0.1", "10.0.0.1"), ('l', "10.0.0.2", "10.0.0.2")];
         assert_eq!(told("0.0.0.0", &rows), "leader");
         assert_eq!(told("::", &rows), "leader");
-        assert_eq!(told("0.0.0.0", &[('f', "cc1", "fd00::2"), ('l', "cc2", "fd00::3")]), "follower");
+        assert_eq!(
+            told("0.0.0.0", &[('f', "cc1", "fd00::2"), ('l', "cc2", "fd00::3")]),
+            "follower"
+        );
         assert_eq!(told("0.0.0.0", &[('l', "10.0.0.1", "10.0.0.1")]), "unknown not-listed");
     }
 
     #[test]
     fn rows_that_disagree_are_not_chosen_from() {
-        assert_eq!(told("10.0.0.1", &[('l', "a", "10.0.0.1"), ('f', "b", "10.0.0.1")]), "unknown rows-disagree");
-        assert_eq!(told("0.0.0.0", &[('l', "a", "10.0.0.2"), ('-', "b", "fd00::2")]), "unknown rows-disagree");
-        assert_eq!(told("10.0.0.1", &[('f', "a", "10.0.0.1"), ('f', "b", "10.0.0.1")]), "follower");
-        assert_eq!(told("10.0.0.1", &[('l', "a", "10.0.0.1"), ('l', "b", "10.0.0.1")]), "unknown several-leaders");
+        assert_eq!(
+            told("10.0.0.1", &[('l', "a", "10.0.0.1"), ('f', "b", "10.0.0.1")]),
+            "unknown rows-disagree"
+        );
+        assert_eq!(
+            told("0.0.0.0", &[('l', "a", "10.0.0.2"), ('-', "b", "fd00::2")]),
+            "unknown rows-disagree"
+        );
+        assert_eq!(
+            told("10.0.0.1", &[('f', "a", "10.0.0.1"), ('f', "b", "10.0.0.1")]),
+            "follower"
+        );
+        assert_eq!(
+            told("10.0.0.1", &[('l', "a", "10.0.0.1"), ('l', "b", "10.0.0.1")]),
+            "unknown several-leaders"
+        );
     }
 
     #[test]
     fn offline_and_undecided_are_unknown() {
         assert_eq!(
-            told("10.0.0.1", &[('-', "10.0.0.1", "10.0.0.1"), ('l', "10.0.0.2", "10.0.0.2")]),
+            told(
+                "10.0.0.1",
+                &[('-', "10.0.0.1", "10.0.0.1"), ('l', "10.0.0.2", "10.0.0.2")]
+            ),
             "unknown offline"
         );
         assert_eq!(told("10.0.0.1", &[('?', "10.0.0.1", "10.0.0.1")]), "unknown no-role");

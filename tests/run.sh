@@ -12,7 +12,7 @@ fail() {
 }
 
 # command:package
-needed=(curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount)
+needed=(curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount ip:iproute2)
 missing=()
 for pair in "${needed[@]}"; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
@@ -35,7 +35,8 @@ RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
 shellcheck tests/run.sh tests/sim/s9s deploy/*.sh .ci/run
 
 say "Unit, property and end-to-end tests"
-cargo test --locked
+# Most tests wait for something; more of them than processors can do so side by side.
+cargo test --locked -- --test-threads 8
 
 say "The demo"
 demo=$(bash deploy/demo.sh) || fail "the demo failed: $demo"

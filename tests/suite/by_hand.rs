@@ -23,7 +23,13 @@ fn the_answer_is_printed_and_the_status_is_the_state() {
 fn standard_input_is_neither_waited_for_nor_read() {
     let cluster = Cluster::new();
     // A pipe that nobody ever writes to or closes.
-    let mut child = cluster.leader().command().stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = cluster
+        .leader()
+        .command()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let silent = child.stdin.take();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     drop(silent);
@@ -55,13 +61,33 @@ fn every_option_is_also_a_variable() {
     let node = cluster.leader();
     // The node's own files come by variable already.
     assert_eq!(node.answer(&[]), LEADER);
-    let with = |name: &str, value: &str| String::from_utf8(node.command().env(name, value).output().unwrap().stdout).unwrap();
-    assert_eq!(with("CMONHACHK_CMON_DEFAULTS", "/nonexistent"), unknown("defaults-missing"));
+    let with =
+        |name: &str, value: &str| String::from_utf8(node.command().env(name, value).output().unwrap().stdout).unwrap();
+    assert_eq!(
+        with("CMONHACHK_CMON_DEFAULTS", "/nonexistent"),
+        unknown("defaults-missing")
+    );
     assert_eq!(with("CMONHACHK_S9S", "/nonexistent"), unknown("s9s-not-found"));
     assert!(with("CMONHACHK_EXPLAIN", "true").contains("verdict: leader"));
     assert_eq!(with("CMONHACHK_EXPLAIN", "0"), LEADER);
-    assert_eq!(node.command().env("CMONHACHK_TIMEOUT", "x").output().unwrap().status.code(), Some(2));
-    assert_eq!(node.command().env("CMONHACHK_MAX_AGE", "x").output().unwrap().status.code(), Some(2));
+    assert_eq!(
+        node.command()
+            .env("CMONHACHK_TIMEOUT", "x")
+            .output()
+            .unwrap()
+            .status
+            .code(),
+        Some(2)
+    );
+    assert_eq!(
+        node.command()
+            .env("CMONHACHK_MAX_AGE", "x")
+            .output()
+            .unwrap()
+            .status
+            .code(),
+        Some(2)
+    );
     // An option outranks its variable.
     assert_eq!(node.answer(&["--s9s", "/nonexistent"]), unknown("s9s-not-found"));
 }
@@ -111,25 +137,40 @@ fn explain_runs_s9s_itself_however_fresh_the_last_verdict_is() {
     let cluster = Cluster::new();
     let node = cluster.leader();
     assert_eq!(node.answer(&["--max-age", "60"]), LEADER);
-    assert!(node.answer(&["--max-age", "60", "--explain"]).contains("verdict: leader"));
+    assert!(
+        node.answer(&["--max-age", "60", "--explain"])
+            .contains("verdict: leader")
+    );
     assert_eq!(cluster.runs(), 2);
 }
 
 #[test]
 fn explain_shows_what_s9s_printed_without_its_escape_sequences() {
     let cluster = Cluster::new();
-    let page = cluster.folder.write("page", "\u{1b}]0;title\u{7}\u{1b}[2Jnot a list\r\n");
+    let page = cluster
+        .folder
+        .write("page", "\u{1b}]0;title\u{7}\u{1b}[2Jnot a list\r\n");
     cluster.behaves(&format!("print {}", page.display()));
     let text = cluster.leader().answer(&["--explain"]);
     assert!(text.contains("not a list"), "{text}");
     assert!(text.contains("verdict: unknown list-unreadable"), "{text}");
-    assert!(!text.chars().any(|character| character.is_control() && character != '\n'), "{text:?}");
+    assert!(
+        !text
+            .chars()
+            .any(|character| character.is_control() && character != '\n'),
+        "{text:?}"
+    );
 }
 
 #[test]
 fn a_reader_that_closes_early_does_not_change_the_status() {
     let cluster = Cluster::new();
-    let mut child = cluster.node("10.0.0.102").command().stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = cluster
+        .node("10.0.0.102")
+        .command()
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(1));
 }

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::unistd::Uid;
+
 /// How long anything may take that the tests wait for.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -36,7 +38,11 @@ impl Folder {
     pub fn new() -> Folder {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         // Not below the target folder: its path may be too long for a socket's.
-        let name = format!("cmonhachk-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "cmonhachk-test-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).unwrap();
         Folder(path)
@@ -95,7 +101,10 @@ impl Cluster {
 
     /// How often s9s was run so far.
     pub fn runs(&self) -> usize {
-        fs::read_to_string(self.folder.join("runs")).unwrap_or_default().lines().count()
+        fs::read_to_string(self.folder.join("runs"))
+            .unwrap_or_default()
+            .lines()
+            .count()
     }
 
     /// The processes of this cluster's checks that are alive, by what they inherited from them.
@@ -106,7 +115,9 @@ impl Cluster {
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse().ok());
         pids.filter(|pid: &u32| {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+            environment
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == mark.as_bytes())
         })
         .collect()
     }
@@ -118,9 +129,10 @@ impl Cluster {
 
     /// A node of the cluster whose defaults file names this address.
     pub fn node(&self, address: &str) -> Node<'_> {
-        let defaults = self
-            .folder
-            .write(&format!("defaults-{address}"), format!("RPC_BIND_ADDRESSES=\"127.0.0.1,{address}\"\n"));
+        let defaults = self.folder.write(
+            &format!("defaults-{address}"),
+            format!("RPC_BIND_ADDRESSES=\"127.0.0.1,{address}\"\n"),
+        );
         Node {
             cluster: self,
             defaults,
@@ -185,6 +197,21 @@ pub fn simulated_s9s() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sim/s9s")
 }
 
+/// The same command, run by a shell script in namespaces of its own; the script ends in `exec "$@"`.
+pub fn in_namespaces(kinds: &[&str], script: &str, command: &Command) -> Command {
+    let mut outer = Command::new("unshare");
+    if !Uid::effective().is_root() {
+        outer.arg("--map-root-user");
+    }
+    outer.args(kinds).args(["sh", "-euc", script, "sh"]);
+    outer.arg(command.get_program()).args(command.get_args()).env_clear();
+    for (name, value) in command.get_envs() {
+        outer.env(name, value.unwrap_or_default());
+    }
+    outer.stdin(Stdio::null());
+    outer
+}
+
 /// Starts `command` with a new connection as all three standard descriptors.
 pub fn connect(command: &mut Command) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -224,7 +251,9 @@ impl Client {
     /// All that comes until the connection's orderly end; a reset is an error.
     pub fn receive(&mut self) -> String {
         let mut answer = Vec::new();
-        self.stream.read_to_end(&mut answer).expect("the connection ends in good order");
+        self.stream
+            .read_to_end(&mut answer)
+            .expect("the connection ends in good order");
         String::from_utf8(answer).unwrap()
     }
 

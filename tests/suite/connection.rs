@@ -29,7 +29,11 @@ fn every_client_gets_its_answer_whatever_it_sent() {
     let node = cluster.leader();
     let tls_hello = [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(), &[0x5a; 500]].concat();
     let long_head = [b"GET / HTTP/1.1\r\nX: ".as_slice(), &[b'x'; 64 * 1024], b"\r\n\r\n"].concat();
-    let post = [b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n".as_slice(), &[b'p'; 100_000]].concat();
+    let post = [
+        b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n".as_slice(),
+        &[b'p'; 100_000],
+    ]
+    .concat();
     let requests: [(&str, &[u8]); 11] = [
         ("what HAProxy sends", b"OPTIONS / HTTP/1.0\r\n\r\n"),
         (
@@ -135,8 +139,18 @@ fn a_client_that_never_closes_does_not_keep_the_responder() {
 #[test]
 fn wrong_options_give_an_answer_and_nothing_else() {
     let cluster = Cluster::new();
-    for arguments in [&["--timout", "3"][..], &["--timeout", "never"], &["--help"], &["--version"], &["surplus"]] {
-        assert_eq!(cluster.leader().get(arguments), unknown("bad-arguments"), "{arguments:?}");
+    for arguments in [
+        &["--timout", "3"][..],
+        &["--timeout", "never"],
+        &["--help"],
+        &["--version"],
+        &["surplus"],
+    ] {
+        assert_eq!(
+            cluster.leader().get(arguments),
+            unknown("bad-arguments"),
+            "{arguments:?}"
+        );
     }
     let mut command = cluster.leader().command();
     let mut client = crate::cluster::connect(command.env("CMONHACHK_MAX_AGE", "x"));

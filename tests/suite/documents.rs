@@ -27,7 +27,11 @@ fn the_readme_has_every_reason_with_its_meaning_and_advice_and_no_other() {
 
 #[test]
 fn the_readme_has_every_option_with_its_variable_default_and_meaning_as_help_tells_them() {
-    let output = Command::new(env!("CARGO_BIN_EXE_cmonhachk")).arg("--help").env_clear().output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_cmonhachk"))
+        .arg("--help")
+        .env_clear()
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(0));
     let help = String::from_utf8(output.stdout).unwrap();
     let readme = readme();
@@ -39,7 +43,10 @@ fn the_readme_has_every_option_with_its_variable_default_and_meaning_as_help_tel
     for row in &rows {
         let (option, variable, default, meaning) = (row[1], row[2], row[3], row[4]);
         let option = option.replace(' ', " <") + if option.contains(' ') { ">" } else { "" };
-        let line = help.lines().find(|line| line.trim_start().starts_with(&option)).expect(&option);
+        let line = help
+            .lines()
+            .find(|line| line.trim_start().starts_with(&option))
+            .expect(&option);
         assert!(line.contains(&format!("[env: {variable}=]")), "{line}");
         if !default.is_empty() {
             assert!(line.contains(&format!("[default: {default}]")), "{line}");
@@ -65,6 +72,9 @@ fn every_reason_has_a_code_of_its_own_that_fits_a_header() {
             "{code}"
         );
         assert_eq!(Reason::from_code(code), Some(reason));
-        assert!(Reason::ALL.iter().skip(at + 1).all(|other| other.code() != code), "{code} twice");
+        assert!(
+            Reason::ALL.iter().skip(at + 1).all(|other| other.code() != code),
+            "{code} twice"
+        );
     }
 }

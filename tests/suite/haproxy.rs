@@ -26,7 +26,12 @@ fn server(socket: &Path, name: &str) -> HashMap<String, String> {
     let mut table = String::new();
     stream.read_to_string(&mut table).unwrap();
     let mut lines = table.lines();
-    let titles = lines.next().unwrap().trim_start_matches("# ").split(',').map(str::to_string);
+    let titles = lines
+        .next()
+        .unwrap()
+        .trim_start_matches("# ")
+        .split(',')
+        .map(str::to_string);
     let row = lines.find(|line| line.split(',').nth(1) == Some(name)).unwrap();
     titles.zip(row.split(',').map(str::to_string)).collect()
 }

@@ -39,7 +39,11 @@ fn with_max_age_0_only_those_who_were_waiting_share() {
     let mut clients = vec![ask()];
     wait_until("s9s runs", || cluster.runs() == 1);
     clients.extend((0..10).map(|_| ask()));
-    wait_until("the others wait", || clients[1..].iter().all(|client| waits_for_a_lock(client.responder.id())));
+    wait_until("the others wait", || {
+        clients[1..]
+            .iter()
+            .all(|client| waits_for_a_lock(client.responder.id()))
+    });
     cluster.open_gate();
     for client in clients {
         assert_eq!(client.answer(), LEADER);
@@ -61,7 +65,9 @@ fn within_max_age_the_verdict_is_given_again_and_after_it_a_new_one() {
     assert_eq!(cluster.runs(), 1);
     cluster.leads("10.0.0.102");
     assert_eq!(node.get(&["--max-age", "60"]), LEADER);
-    wait_until("the verdict is old and a new one is given", || node.get(&["--max-age", "0.2"]) == FOLLOWER);
+    wait_until("the verdict is old and a new one is given", || {
+        node.get(&["--max-age", "0.2"]) == FOLLOWER
+    });
     assert_eq!(cluster.runs(), 2);
 }
 
@@ -119,7 +125,9 @@ fn a_kill_lets_one_of_those_who_wait_go_on() {
     for client in &mut waiting {
         client.send(GET);
     }
-    wait_until("the others wait", || waiting.iter().all(|client| waits_for_a_lock(client.responder.id())));
+    wait_until("the others wait", || {
+        waiting.iter().all(|client| waits_for_a_lock(client.responder.id()))
+    });
     killed.responder.kill().unwrap();
     killed.responder.wait().unwrap();
     for client in waiting {
@@ -151,7 +159,9 @@ fn a_lock_that_comes_free_before_the_deadline_is_taken() {
     held.lock().unwrap();
     let mut client = node.connect(&[]);
     client.send(GET);
-    wait_until("the responder waits for the lock", || waits_for_a_lock(client.responder.id()));
+    wait_until("the responder waits for the lock", || {
+        waits_for_a_lock(client.responder.id())
+    });
     held.unlock().unwrap();
     assert_eq!(client.answer(), LEADER);
 }
@@ -179,7 +189,11 @@ fn a_verdict_is_believed_only_in_its_time_its_boot_and_its_question() {
     let node = cluster.node("10.0.0.102");
     let valid = record_of_a_leader(&node);
     put(&node, &valid.encode());
-    assert_eq!(node.get(&["--max-age", "60"]), LEADER, "the record that the others differ from");
+    assert_eq!(
+        node.get(&["--max-age", "60"]),
+        LEADER,
+        "the record that the others differ from"
+    );
 
     let second = 1_000_000_000;
     let reboot = Record {
@@ -194,8 +208,16 @@ fn a_verdict_is_believed_only_in_its_time_its_boot_and_its_question() {
         at: valid.at + 600 * second,
         ..valid.clone()
     };
-    let other = Record { question: 0, ..valid.clone() };
-    for (what, record) in [("another boot", reboot), ("the past", old), ("the future", future), ("another question", other)] {
+    let other = Record {
+        question: 0,
+        ..valid.clone()
+    };
+    for (what, record) in [
+        ("another boot", reboot),
+        ("the past", old),
+        ("the future", future),
+        ("another question", other),
+    ] {
         put(&node, &record.encode());
         assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER, "a verdict of {what}");
     }
@@ -224,7 +246,12 @@ fn a_verdict_reached_with_another_s9s_conf_or_client_is_not_taken() {
     let cluster = Cluster::new();
     let node = cluster.leader();
     let check = |name: &str, value: &str| {
-        let output = node.command().args(["--max-age", "60"]).env(name, value).output().unwrap();
+        let output = node
+            .command()
+            .args(["--max-age", "60"])
+            .env(name, value)
+            .output()
+            .unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), LEADER);
         cluster.runs()
     };
@@ -343,5 +370,9 @@ fn no_rate_of_checks_makes_more_than_one_run_in_max_age() {
     });
     let possible = start.elapsed().as_millis() as usize / 500 + 1;
     assert!(checks > 2 * possible, "too few checks ({checks}) to show anything");
-    assert!(cluster.runs() <= possible, "{checks} checks took {} runs, {possible} would do", cluster.runs());
+    assert!(
+        cluster.runs() <= possible,
+        "{checks} checks took {} runs, {possible} would do",
+        cluster.runs()
+    );
 }

@@ -66,8 +66,17 @@ fn comment() -> impl Strategy<Value = String> {
 
 fn controller() -> impl Strategy<Value = Controller> {
     let state = prop_oneof![2 => Just('l'), 4 => Just('f'), 1 => Just('?'), 1 => Just('-')];
-    (state, field(), field(), field(), name(), prop::option::of(address()), any::<u16>(), comment()).prop_map(
-        |(state, version, owner, group, name, ip, port, comment)| Controller {
+    (
+        state,
+        field(),
+        field(),
+        field(),
+        name(),
+        prop::option::of(address()),
+        any::<u16>(),
+        comment(),
+    )
+        .prop_map(|(state, version, owner, group, name, ip, port, comment)| Controller {
             state,
             version,
             owner,
@@ -76,8 +85,7 @@ fn controller() -> impl Strategy<Value = Controller> {
             ip,
             port,
             comment,
-        },
-    )
+        })
 }
 
 /// Prints a list as s9s does: columns padded in bytes to their widest value.
@@ -86,7 +94,11 @@ fn print(controllers: &[Controller], coloured: bool) -> String {
     table.extend(controllers.iter().map(|controller| {
         let ip = controller.ip.map_or_else(|| "-".to_string(), |ip| ip.to_string());
         let Controller {
-            state, version, owner, group, ..
+            state,
+            version,
+            owner,
+            group,
+            ..
         } = controller;
         let port = format!("{:>4}", controller.port);
         [
@@ -100,7 +112,9 @@ fn print(controllers: &[Controller], coloured: bool) -> String {
             controller.comment.clone(),
         ]
     }));
-    let widths: Vec<usize> = (0..7).map(|column| table.iter().map(|row| row[column].len()).max().unwrap()).collect();
+    let widths: Vec<usize> = (0..7)
+        .map(|column| table.iter().map(|row| row[column].len()).max().unwrap())
+        .collect();
     let mut text = String::new();
     for row in table.iter().filter(|_| !controllers.is_empty()) {
         for (value, width) in row.iter().zip(&widths) {
@@ -125,7 +139,9 @@ fn identity() -> impl Strategy<Value = Vec<String>> {
         1 => Just("CC1.example.COM".to_string()),
         1 => Just("elsewhere".to_string()),
     ];
-    prop::collection::vec(entry, 1..4).prop_filter("an entry besides loopback", |entries| entries.iter().any(|entry| entry != "127.0.0.1"))
+    prop::collection::vec(entry, 1..4).prop_filter("an entry besides loopback", |entries| {
+        entries.iter().any(|entry| entry != "127.0.0.1")
+    })
 }
 
 fn is_row_of(entry: &str, controller: &Controller) -> bool {
@@ -142,7 +158,12 @@ fn model(entries: &[String], controllers: &[Controller]) -> Verdict {
     if controllers.is_empty() {
         return unknown(Reason::NoControllers);
     }
-    let rows = |entry: &String| controllers.iter().filter(|row| is_row_of(entry, row)).collect::<Vec<_>>();
+    let rows = |entry: &String| {
+        controllers
+            .iter()
+            .filter(|row| is_row_of(entry, row))
+            .collect::<Vec<_>>()
+    };
     let Some(ours) = entries.iter().map(rows).find(|rows| !rows.is_empty()) else {
         return unknown(Reason::NotListed);
     };
@@ -188,7 +209,10 @@ fn damage() -> impl Strategy<Value = Damage> {
 }
 
 fn apply(damage: &Damage, text: &mut Vec<u8>) {
-    let mut lines: Vec<Vec<u8>> = text.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+    let mut lines: Vec<Vec<u8>> = text
+        .split_inclusive(|byte| *byte == b'\n')
+        .map(<[u8]>::to_vec)
+        .collect();
     match damage {
         _ if text.is_empty() => return,
         Damage::Cut(at) => return text.truncate(at.index(text.len())),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::unistd::{Uid, User};
 
-use crate::cluster::{Cluster, GET, LEADER, unknown, wait_until};
+use crate::cluster::{Cluster, GET, LEADER, in_namespaces, unknown, wait_until};
 
 /// What s9s found in its environment, one variable a line.
 fn environment(cluster: &Cluster) -> Vec<String> {
@@ -44,9 +44,16 @@ fn s9s_is_told_how_long_it_may_wait_for_the_controller() {
     let node = cluster.leader();
     for (timeout, told) in [("5", "4"), ("30", "29"), ("1", "1"), ("0.5", "1")] {
         assert_eq!(node.answer(&["--max-age", "0", "--timeout", timeout]), LEADER);
-        assert!(environment(&cluster).contains(&format!("S9S_CONNECTION_TIMEOUT={told}")), "{timeout}");
+        assert!(
+            environment(&cluster).contains(&format!("S9S_CONNECTION_TIMEOUT={told}")),
+            "{timeout}"
+        );
     }
-    let output = node.command().args(["--max-age", "0"]).env("S9S_CONNECTION_TIMEOUT", "17").output();
+    let output = node
+        .command()
+        .args(["--max-age", "0"])
+        .env("S9S_CONNECTION_TIMEOUT", "17")
+        .output();
     assert_eq!(output.unwrap().status.code(), Some(0));
     assert!(environment(&cluster).contains(&"S9S_CONNECTION_TIMEOUT=17".to_string()));
 }
@@ -128,7 +135,10 @@ fn each_way_to_fail_has_its_reason() {
         ("fail 1 Something else.", "s9s-failed"),
         ("fail 2 Redirect failed.", "s9s-redirect-failed"),
         ("fail 3 Access denied.", "s9s-refused"),
-        ("fail 5 Connect to 127.0.0.1:9501 failed(111): Connection refused.", "s9s-no-connection"),
+        (
+            "fail 5 Connect to 127.0.0.1:9501 failed(111): Connection refused.",
+            "s9s-no-connection",
+        ),
         ("fail 6 No user name set.", "s9s-no-user"),
         ("crash", "s9s-killed"),
         ("print /dev/null", "list-unreadable"),
@@ -158,10 +168,48 @@ fn each_failing_of_the_defaults_file_has_its_reason() {
         let arguments = ["--max-age", "0", "--cmon-defaults", file.to_str().unwrap()];
         assert_eq!(node.get(&arguments), unknown(reason), "{}", file.display());
     }
-    assert_eq!(cluster.runs(), 0, "s9s is not asked who leads for a node that does not know who it is");
-    let full = [b"RPC_BIND_ADDRESSES=10.0.0.101\n".to_vec(), vec![b'#'; 1024 * 1024 - 30]].concat();
+    assert_eq!(
+        cluster.runs(),
+        0,
+        "s9s is not asked who leads for a node that does not know who it is"
+    );
+    let full = [
+        b"RPC_BIND_ADDRESSES=10.0.0.101\n".to_vec(),
+        vec![b'#'; 1024 * 1024 - 30],
+    ]
+    .concat();
     let full = cluster.folder.write("full", full);
     assert_eq!(node.get(&["--cmon-defaults", full.to_str().unwrap()]), LEADER);
+}
+
+#[test]
+fn a_wildcard_is_the_addresses_of_the_interfaces_but_not_loopback() {
+    let cluster = Cluster::new();
+    let row = |state: char, address: &str| {
+        format!("{state}\t1.7.4.3565\tsystem\tadmins\t{address}\t{address}\t9501\tAnything.\n")
+    };
+    let check = |bind: &str, controllers: &[String]| {
+        let defaults = format!("RPC_BIND_ADDRESSES=\"127.0.0.1,{bind}\"\n");
+        let defaults = cluster.folder.write("wildcard", defaults);
+        cluster.folder.write("controllers", controllers.concat());
+        let mut command = cluster.leader().command();
+        command.args(["--max-age", "0", "--cmon-defaults"]).arg(defaults);
+        let script =
+            "ip link set lo up; ip address add 10.0.0.7/32 dev lo; ip address add fd00::7/128 dev lo; exec \"$@\"";
+        let output = in_namespaces(&["--net"], script, &command).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for bind in ["0.0.0.0", "::"] {
+        assert_eq!(check(bind, &[row('f', "10.0.0.8"), row('l', "10.0.0.7")]), LEADER);
+        assert_eq!(check(bind, &[row('f', "fd00::8"), row('l', "fd00::7")]), LEADER);
+        assert_eq!(
+            check(bind, &[row('l', "10.0.0.8"), row('f', "10.0.0.9")]),
+            unknown("not-listed")
+        );
+        // Every machine has 127.0.0.1 and ::1, so a row of theirs says nothing about this one.
+        assert_eq!(check(bind, &[row('l', "127.0.0.1")]), unknown("not-listed"));
+        assert_eq!(check(bind, &[row('l', "::1")]), unknown("not-listed"));
+    }
 }
 
 /// s9s behaves like this, the check is over in time all the same, and nothing is left.
@@ -204,7 +252,9 @@ fn the_end_of_a_child_of_s9s_is_not_taken_for_its_own() {
 fn the_largest_output_that_is_believed_is_one_mebibyte() {
     let cluster = Cluster::new();
     let page = |size: usize| {
-        let mut text = String::from("S VERSION OWNER GROUP NAME IP       PORT COMMENT\nl 1.9     a     b     cc1  10.0.0.101 9501 ");
+        let mut text = String::from(
+            "S VERSION OWNER GROUP NAME IP       PORT COMMENT\nl 1.9     a     b     cc1  10.0.0.101 9501 ",
+        );
         text = text.replace("IP       ", "IP         ");
         let end = "\nTotal: 1 controller(s)\n";
         text += &"x".repeat(size - text.len() - end.len());
@@ -214,7 +264,10 @@ fn the_largest_output_that_is_believed_is_one_mebibyte() {
     page(1024 * 1024);
     assert_eq!(cluster.leader().get(&["--max-age", "0"]), LEADER);
     page(1024 * 1024 + 1);
-    assert_eq!(cluster.leader().get(&["--max-age", "0"]), unknown("s9s-too-much-output"));
+    assert_eq!(
+        cluster.leader().get(&["--max-age", "0"]),
+        unknown("s9s-too-much-output")
+    );
 }
 
 #[test]
@@ -244,8 +297,16 @@ fn signals_that_somebody_blocked_or_ignored_before_do_not_matter() {
             Ok(())
         })
     };
+    cluster.behaves("environment");
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), LEADER);
+    let signals = fs::read_to_string(cluster.folder.join("signals")).unwrap();
+    assert!(signals.contains("SigBlk:\t0000000000000000"), "{signals}");
+    let ignored = signals.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
+    let ignored = u64::from_str_radix(ignored, 16).unwrap();
+    for signal in [Signal::SIGPIPE, Signal::SIGCHLD] {
+        assert_eq!(ignored >> (signal as u32 - 1) & 1, 0, "{signal}: {signals}");
+    }
 
     // With all signals blocked, the wait for the lock still has its end.
     let held = fs::File::options().read(true).open(&node.lock).unwrap();

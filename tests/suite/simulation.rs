@@ -32,7 +32,11 @@ const SAMPLES: [(&str, &str, &str); 5] = [
         "-|-|system|admins|192.0.2.11|-|9501|Not responding to heartbeats.\n\
          ?|2.3.4.11302|system|admins|192.0.2.12|192.0.2.12|9501|Election in progress.\n",
     ),
-    ("single", "list", "l|1.7.4.3565|system|admins|192.0.2.11|192.0.2.11|9501|Acting as leader.\n"),
+    (
+        "single",
+        "list",
+        "l|1.7.4.3565|system|admins|192.0.2.11|192.0.2.11|9501|Acting as leader.\n",
+    ),
     ("none", "list", ""),
 ];
 
@@ -82,7 +86,12 @@ fn the_simulation_is_as_strict_as_the_client() {
     let folder = Folder::new();
     let run = |arguments: &[&str], home: &str| {
         let mut command = Command::new(simulated_s9s());
-        let output = command.args(arguments).env("S9S_SIM", folder.join("")).env("HOME", home).output().unwrap();
+        let output = command
+            .args(arguments)
+            .env("S9S_SIM", folder.join(""))
+            .env("HOME", home)
+            .output()
+            .unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let (status, said) = run(&["controller", "--list", "--long"], "");

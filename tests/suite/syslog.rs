@@ -5,14 +5,11 @@
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use nix::unistd::Uid;
-
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, unknown};
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown};
 
 const ENTER: &str = "\
-set -eu
 mount --bind /dev/null \"$LOG_FOLDER/null\"
 mount -t tmpfs tmpfs /dev
 touch /dev/null
@@ -53,20 +50,9 @@ impl Log {
 
 /// The node's check, in a namespace with this log.
 fn logging(node: &Node<'_>, arguments: &[&str]) -> Command {
-    let check = node.command();
-    let mut command = Command::new("unshare");
-    let namespace: &[&str] = if Uid::effective().is_root() {
-        &["--mount"]
-    } else {
-        &["--mount", "--map-root-user"]
-    };
-    command.args(namespace).args(["sh", "-c", ENTER, "sh"]).arg(check.get_program()).args(arguments);
-    command.env_clear();
-    for (name, value) in check.get_envs() {
-        command.env(name, value.unwrap());
-    }
-    command.env("LOG_FOLDER", node.cluster.folder.path()).stdin(Stdio::null());
-    command
+    let mut check = node.command();
+    check.args(arguments).env("LOG_FOLDER", node.cluster.folder.path());
+    in_namespaces(&["--mount"], ENTER, &check)
 }
 
 fn get(node: &Node<'_>, arguments: &[&str]) -> String {
@@ -91,12 +77,18 @@ fn a_verdict_is_logged_when_it_differs_from_the_one_before_and_only_then() {
     assert_eq!(log.lines(), [""; 0]);
     cluster.leads("10.0.0.102");
     assert_eq!(check(), FOLLOWER);
-    assert_eq!(log.lines(), [format!("<29>leader → follower: f {ROW} Accepting heartbeats.")]);
+    assert_eq!(
+        log.lines(),
+        [format!("<29>leader → follower: f {ROW} Accepting heartbeats.")]
+    );
     cluster.behaves("fail 5 Connection refused.");
     assert_eq!(check(), unknown("s9s-no-connection"));
     let lines = log.lines();
     assert_eq!(lines.len(), 1);
-    assert!(lines[0].starts_with("<28>follower → unknown s9s-no-connection: "), "{lines:?}");
+    assert!(
+        lines[0].starts_with("<28>follower → unknown s9s-no-connection: "),
+        "{lines:?}"
+    );
     assert!(lines[0].ends_with(": Connection refused."), "{lines:?}");
     cluster.behaves("fail 6 No user name set.");
     assert_eq!(check(), unknown("s9s-no-user"));
@@ -121,7 +113,10 @@ fn wrong_arguments_are_named() {
     assert_eq!(get(&cluster.leader(), &["--timout", "3"]), unknown("bad-arguments"));
     let lines = log.lines();
     assert_eq!(lines.len(), 1);
-    assert!(lines[0].starts_with("<27>bad-arguments: ") && lines[0].contains("--timout"), "{lines:?}");
+    assert!(
+        lines[0].starts_with("<27>bad-arguments: ") && lines[0].contains("--timout"),
+        "{lines:?}"
+    );
 }
 
 #[test]
@@ -158,9 +153,10 @@ fn a_lock_that_is_not_free_in_time_is_named() {
 fn what_s9s_prints_cannot_forge_or_flood_the_log() {
     let cluster = Cluster::new();
     let log = Log::open(&cluster);
-    let page = cluster
-        .folder
-        .write("page", format!("first\n<0>kernel: forged\r\u{1b}[2J\u{7}{}", "x".repeat(100_000)));
+    let page = cluster.folder.write(
+        "page",
+        format!("first\n<0>kernel: forged\r\u{1b}[2J\u{7}{}", "x".repeat(100_000)),
+    );
     cluster.behaves(&format!("print {}", page.display()));
     assert_eq!(get(&cluster.leader(), &[]), unknown("list-unreadable"));
     let lines = log.lines();

@@ -29,9 +29,15 @@ impl<'a> Xinetd<'a> {
     pub fn start(node: Node<'a>, arguments: &str) -> Xinetd<'a> {
         static COUNT: AtomicU8 = AtomicU8::new(1);
         let pid = std::process::id();
-        let ip = Ipv4Addr::new(127, 64 + (pid >> 8) as u8 % 64, pid as u8, COUNT.fetch_add(1, Ordering::Relaxed));
+        let ip = Ipv4Addr::new(
+            127,
+            64 + (pid >> 8) as u8 % 64,
+            pid as u8,
+            COUNT.fetch_add(1, Ordering::Relaxed),
+        );
         let folder = &node.cluster.folder;
-        let service = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/xinetd/cmonhachk")).unwrap();
+        let service =
+            fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/xinetd/cmonhachk")).unwrap();
         let service = service.replace("/usr/local/sbin/cmonhachk", env!("CARGO_BIN_EXE_cmonhachk"));
         let environment = format!(
             "env = S9S_SIM={} CMONHACHK_S9S={} CMONHACHK_CMON_DEFAULTS={} CMONHACHK_LOCK_FILE={}",
@@ -47,7 +53,10 @@ impl<'a> Xinetd<'a> {
         } else {
             format!("server_args = {arguments}\n")
         };
-        let conf = folder.write(&format!("xinetd-{ip}.conf"), format!("{body}bind = {ip}\n{environment}\n{arguments}}}\n"));
+        let conf = folder.write(
+            &format!("xinetd-{ip}.conf"),
+            format!("{body}bind = {ip}\n{environment}\n{arguments}}}\n"),
+        );
         let log = folder.join(&format!("xinetd-{ip}.log"));
         let process = Command::new("/usr/sbin/xinetd")
             .env_clear()
@@ -79,7 +88,11 @@ impl<'a> Xinetd<'a> {
         let url = format!("http://{}/", self.address);
         let output = self.run(
             "curl",
-            &[&["--silent", "--show-error", "--include", "--max-time", "20", &url], arguments].concat(),
+            &[
+                &["--silent", "--show-error", "--include", "--max-time", "20", &url],
+                arguments,
+            ]
+            .concat(),
         );
         assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
         assert_eq!(output.status.code(), Some(0));
@@ -116,7 +129,9 @@ impl Drop for Xinetd<'_> {
 
 fn answer(mut stream: TcpStream) -> String {
     let mut text = String::new();
-    stream.read_to_string(&mut text).expect("the connection ends in good order");
+    stream
+        .read_to_string(&mut text)
+        .expect("the connection ends in good order");
     text
 }
 
@@ -144,9 +159,16 @@ fn genhash_reads_each_state_every_time() {
     for (address, body) in [
         ("10.0.0.101", "<html><body>This node is a leader.</body></html>"),
         ("10.0.0.102", "<html><body>This node is a follower.</body></html>"),
-        ("10.0.0.9", "<html><body>This node is in an unknown state.</body></html>"),
+        (
+            "10.0.0.9",
+            "<html><body>This node is in an unknown state.</body></html>",
+        ),
     ] {
-        let mut md5sum = Command::new("md5sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut md5sum = Command::new("md5sum")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         md5sum.stdin.take().unwrap().write_all(body.as_bytes()).unwrap();
         let digest = String::from_utf8(md5sum.wait_with_output().unwrap().stdout).unwrap();
         let digest = digest.split(' ').next().unwrap();
@@ -165,9 +187,14 @@ fn leadership_that_moves_is_seen_by_the_next_check_after_max_age() {
     let cluster = Cluster::new();
     let first = Xinetd::start(cluster.node("10.0.0.101"), "--max-age 0.1");
     let second = Xinetd::start(cluster.node("10.0.0.102"), "--max-age 0.1");
-    assert_eq!((first.curl(&[]), second.curl(&[])), (LEADER.to_string(), FOLLOWER.to_string()));
+    assert_eq!(
+        (first.curl(&[]), second.curl(&[])),
+        (LEADER.to_string(), FOLLOWER.to_string())
+    );
     cluster.leads("10.0.0.102");
-    wait_until("leadership has moved", || first.curl(&[]) == FOLLOWER && second.curl(&[]) == LEADER);
+    wait_until("leadership has moved", || {
+        first.curl(&[]) == FOLLOWER && second.curl(&[]) == LEADER
+    });
 }
 
 #[test]
