@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -193,8 +193,24 @@ impl Node<'_> {
     }
 }
 
+pub fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 pub fn simulated_s9s() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sim/s9s")
+    project().join("tests/sim/s9s")
+}
+
+/// A loopback address that nobody else uses.
+pub fn loopback() -> Ipv4Addr {
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    let pid = std::process::id();
+    Ipv4Addr::new(
+        127,
+        64 + (pid >> 8) as u8 % 64,
+        pid as u8,
+        COUNT.fetch_add(1, Ordering::Relaxed),
+    )
 }
 
 /// The same command, run by a shell script in namespaces of its own; the script ends in `exec "$@"`.

@@ -1,11 +1,12 @@
 //! Started by a super-server with a client's connection.
 
+use std::fs;
 use std::io::Write;
 use std::net::Shutdown;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, unknown};
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, unknown, wait_until};
 
 #[test]
 fn each_state_has_its_answer_byte_for_byte() {
@@ -157,6 +158,21 @@ fn wrong_options_give_an_answer_and_nothing_else() {
     client.send(GET);
     assert_eq!(client.answer(), unknown("bad-arguments"));
     assert_eq!(cluster.runs(), 0);
+}
+
+#[test]
+fn standard_output_and_error_lead_nowhere_so_that_no_text_of_a_library_reaches_the_client() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let mut client = cluster.leader().connect(&[]);
+    client.send(GET);
+    wait_until("s9s runs", || cluster.runs() == 1);
+    for descriptor in [1, 2] {
+        let link = format!("/proc/{}/fd/{descriptor}", client.responder.id());
+        assert_eq!(fs::read_link(link).unwrap().to_str(), Some("/dev/null"));
+    }
+    cluster.open_gate();
+    assert_eq!(client.answer(), LEADER);
 }
 
 #[test]

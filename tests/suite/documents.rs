@@ -1,13 +1,14 @@
 //! The README says what is so.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use cmonhachk::reason::Reason;
 
+use crate::cluster::project;
+
 fn readme() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
+    fs::read_to_string(project().join("README.md")).unwrap()
 }
 
 #[test]

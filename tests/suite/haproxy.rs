@@ -1,39 +1,76 @@
 //! The real HAProxy's health check takes the answer for what it says, every time.
 
 use std::collections::HashMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::cluster::{Cluster, PATIENCE, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cluster::{Cluster, Folder, PATIENCE, wait_until};
 use crate::xinetd::Xinetd;
 
-struct Haproxy(Child);
+/// A running HAProxy.
+pub struct Haproxy {
+    process: Child,
+    socket: PathBuf,
+    log: PathBuf,
+}
 
-impl Drop for Haproxy {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+impl Haproxy {
+    /// Starts it with a configuration whose stats socket is the file `stats` in `folder`.
+    pub fn start(folder: &Folder, configuration: &str) -> Haproxy {
+        let (socket, log) = (folder.join("stats"), folder.join("haproxy.log"));
+        let configuration = folder.write("haproxy.cfg", configuration);
+        let process = Command::new("haproxy")
+            .args(["-db", "-f"])
+            .arg(configuration)
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(&log).unwrap())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("haproxy is installed");
+        let haproxy = Haproxy { process, socket, log };
+        wait_until("HAProxy answers", || UnixStream::connect(&haproxy.socket).is_ok());
+        haproxy
+    }
+
+    /// What it says of a server on its stats socket, by the column's name.
+    pub fn server(&self, proxy: &str, name: &str) -> HashMap<String, String> {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"show stat\n").unwrap();
+        let mut table = String::new();
+        stream.read_to_string(&mut table).unwrap();
+        let mut lines = table.lines();
+        let titles = lines.next().unwrap().trim_start_matches("# ").split(',');
+        let row = lines
+            .find(|line| line.starts_with(&format!("{proxy},{name},")))
+            .unwrap();
+        titles
+            .map(str::to_string)
+            .zip(row.split(',').map(str::to_string))
+            .collect()
+    }
+
+    /// Whether a server is up. Its state may say on which way it is: `UP 1/2`.
+    pub fn is_up(&self, proxy: &str, name: &str) -> bool {
+        self.server(proxy, name)["status"].starts_with("UP")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
     }
 }
 
-/// What HAProxy says of a server on its stats socket, by the column's name.
-fn server(socket: &Path, name: &str) -> HashMap<String, String> {
-    let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(b"show stat\n").unwrap();
-    let mut table = String::new();
-    stream.read_to_string(&mut table).unwrap();
-    let mut lines = table.lines();
-    let titles = lines
-        .next()
-        .unwrap()
-        .trim_start_matches("# ")
-        .split(',')
-        .map(str::to_string);
-    let row = lines.find(|line| line.split(',').nth(1) == Some(name)).unwrap();
-    titles.zip(row.split(',').map(str::to_string)).collect()
+impl Drop for Haproxy {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM);
+        let _ = self.process.wait();
+    }
 }
 
 #[test]
@@ -46,42 +83,30 @@ fn the_leader_is_up_and_the_others_are_down_and_no_check_is_misread() {
         Xinetd::start(cluster.node("10.0.0.102"), "--max-age 60"),
         Xinetd::start(unknown.node("10.0.0.103"), "--max-age 60"),
     ];
-    let socket = cluster.folder.join("stats");
     let servers: Vec<String> = nodes
         .iter()
         .zip(["leader", "follower", "unknown"])
         .map(|(node, name)| format!("    server {name} {} check inter 20ms\n", node.address))
         .collect();
-    let conf = cluster.folder.write(
-        "haproxy.cfg",
-        format!(
-            "global\n    stats socket {}\ndefaults\n    mode tcp\n    timeout connect 5s\n    timeout client 5s\n    timeout server 5s\n    timeout check 5s\n\
-             backend ui\n    option httpchk\n{}",
-            socket.display(),
-            servers.concat()
-        ),
+    // As in the article: nothing but httpchk.
+    let configuration = format!(
+        "global\n    stats socket {}\n\
+         defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 5s\n    timeout server 5s\n    timeout check 5s\n\
+         backend ui\n    option httpchk\n{}",
+        cluster.folder.join("stats").display(),
+        servers.concat()
     );
-    let _haproxy = Haproxy(
-        Command::new("haproxy")
-            .args(["-q", "-db", "-f"])
-            .arg(conf)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("haproxy is installed"),
-    );
-    wait_until("HAProxy answers", || UnixStream::connect(&socket).is_ok());
+    let haproxy = Haproxy::start(&cluster.folder, &configuration);
     // Every check of the leader costs a run, so the runs count its checks.
     wait_until("the leader was checked a hundred times", || cluster.runs() >= 100);
     // A star marks a check under way; what follows is the last one's result.
     let result = |server: &HashMap<String, String>| server["check_status"].trim_start_matches("* ").to_string();
-    let leader = server(&socket, "leader");
+    let leader = haproxy.server("ui", "leader");
     assert_eq!((&*leader["status"], &*result(&leader)), ("UP", "L7OK"));
     assert_eq!((&*leader["chkfail"], &*leader["chkdown"]), ("0", "0"));
     for name in ["follower", "unknown"] {
-        wait_until("the others are down", || server(&socket, name)["status"] == "DOWN");
+        wait_until("the others are down", || haproxy.server("ui", name)["status"] == "DOWN");
         // A wrong status, not a broken or missing answer.
-        assert_eq!(result(&server(&socket, name)), "L7STS", "{name}");
+        assert_eq!(result(&haproxy.server("ui", name)), "L7STS", "{name}");
     }
 }

@@ -5,6 +5,7 @@ mod by_hand;
 mod cluster;
 mod connection;
 mod documents;
+mod failover;
 mod haproxy;
 mod lock;
 mod properties;

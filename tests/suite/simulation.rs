@@ -4,12 +4,11 @@
 //! controllers and must print the same bytes.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use cmonhachk::list;
 
-use crate::cluster::{Folder, simulated_s9s};
+use crate::cluster::{Folder, project, simulated_s9s};
 
 /// The controllers of each sample: state, version, owner, group, name, IP, port, comment.
 const SAMPLES: [(&str, &str, &str); 5] = [
@@ -52,7 +51,7 @@ fn the_simulation_prints_the_sample_lists() {
             .env("HOME", "/")
             .output()
             .unwrap();
-        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lists").join(name);
+        let sample = project().join("tests/lists").join(name);
         assert_eq!(
             String::from_utf8(output.stdout).unwrap(),
             fs::read_to_string(&sample).unwrap(),
@@ -66,7 +65,7 @@ fn the_simulation_prints_the_sample_lists() {
 #[test]
 fn the_sample_lists_are_read_as_what_they_show() {
     for (name, _, controllers) in SAMPLES {
-        let sample = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lists").join(name)).unwrap();
+        let sample = fs::read(project().join("tests/lists").join(name)).unwrap();
         let text = list::plain(&sample);
         let rows = list::parse(&text).unwrap();
         let read: Vec<(u8, &[u8], &[u8])> = rows.iter().map(|row| (row.line[0], row.name, row.ip)).collect();

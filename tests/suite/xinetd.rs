@@ -4,17 +4,17 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
-use std::path::Path;
+use std::net::{SocketAddrV4, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, PATIENCE, simulated_s9s, unknown, wait_until};
+use crate::cluster::{
+    Cluster, FOLLOWER, GET, LEADER, Node, PATIENCE, loopback, project, simulated_s9s, unknown, wait_until,
+};
 
 /// A running xinetd that serves one node on a loopback address of its own.
 pub struct Xinetd<'a> {
@@ -25,20 +25,16 @@ pub struct Xinetd<'a> {
 
 impl<'a> Xinetd<'a> {
     /// Starts it with the deployed service file, in which only the program's path, the address,
-    /// the node's files and the arguments are filled in.
+    /// the node's files and, if any are given, the arguments are filled in.
     pub fn start(node: Node<'a>, arguments: &str) -> Xinetd<'a> {
-        static COUNT: AtomicU8 = AtomicU8::new(1);
-        let pid = std::process::id();
-        let ip = Ipv4Addr::new(
-            127,
-            64 + (pid >> 8) as u8 % 64,
-            pid as u8,
-            COUNT.fetch_add(1, Ordering::Relaxed),
-        );
+        let ip = loopback();
         let folder = &node.cluster.folder;
-        let service =
-            fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/xinetd/cmonhachk")).unwrap();
-        let service = service.replace("/usr/local/sbin/cmonhachk", env!("CARGO_BIN_EXE_cmonhachk"));
+        let service = fs::read_to_string(project().join("deploy/xinetd/cmonhachk")).unwrap();
+        let mut service = service.replace("/usr/local/sbin/cmonhachk", env!("CARGO_BIN_EXE_cmonhachk"));
+        if !arguments.is_empty() {
+            assert!(service.contains("= --timeout 1.5\n"));
+            service = service.replace("= --timeout 1.5\n", &format!("= {arguments}\n"));
+        }
         let environment = format!(
             "env = S9S_SIM={} CMONHACHK_S9S={} CMONHACHK_CMON_DEFAULTS={} CMONHACHK_LOCK_FILE={}",
             folder.path().display(),
@@ -47,15 +43,9 @@ impl<'a> Xinetd<'a> {
             node.lock.display(),
         );
         let (body, _) = service.rsplit_once('}').unwrap();
-        // xinetd does not start a service whose server_args are empty.
-        let arguments = if arguments.is_empty() {
-            String::new()
-        } else {
-            format!("server_args = {arguments}\n")
-        };
         let conf = folder.write(
             &format!("xinetd-{ip}.conf"),
-            format!("{body}bind = {ip}\n{environment}\n{arguments}}}\n"),
+            format!("{body}bind = {ip}\n{environment}\n}}\n"),
         );
         let log = folder.join(&format!("xinetd-{ip}.log"));
         let process = Command::new("/usr/sbin/xinetd")

@@ -1,0 +1,273 @@
+//! Users land on the leader: three nodes, their UIs, and HAProxy with the deployed configuration.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::cluster::{Cluster, PATIENCE, loopback, project, wait_until};
+use crate::haproxy::Haproxy;
+use crate::xinetd::Xinetd;
+
+/// A node's UI: says the node's name to whoever connects, and keeps the session open.
+struct Ui {
+    address: SocketAddrV4,
+    stopping: Arc<AtomicBool>,
+    listener: Option<JoinHandle<()>>,
+}
+
+impl Ui {
+    fn start(ip: Ipv4Addr, name: &'static str) -> Ui {
+        let address = SocketAddrV4::new(ip, 443);
+        let listener = TcpListener::bind(address).unwrap();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stopping);
+        let listener = thread::spawn(move || {
+            for session in listener.incoming() {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Ok(mut session) = session else { continue };
+                thread::spawn(move || {
+                    // A health check connects and is gone.
+                    if session.write_all(name.as_bytes()).is_ok() {
+                        let _ = session.read_to_end(&mut Vec::new());
+                    }
+                });
+            }
+        });
+        Ui {
+            address,
+            stopping,
+            listener: Some(listener),
+        }
+    }
+}
+
+impl Drop for Ui {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        let _ = self.listener.take().unwrap().join();
+    }
+}
+
+/// The whole: what users have before them.
+struct Site<'a> {
+    haproxy: Haproxy,
+    front: SocketAddrV4,
+    statistics: SocketAddrV4,
+    uis: Vec<Ui>,
+    _nodes: Vec<Xinetd<'a>>,
+}
+
+const NAMES: [&str; 3] = ["node1", "node2", "node3"];
+
+impl<'a> Site<'a> {
+    /// Starts it with the deployed haproxy.cfg, in which only the addresses and the stats socket's
+    /// path are filled in, and `adapt` changes what the test is not about.
+    fn start(cluster: &'a Cluster, arguments: &str, adapt: impl Fn(String) -> String) -> Site<'a> {
+        let addresses = ["10.0.0.101", "10.0.0.102", "10.0.0.103"];
+        let nodes: Vec<Xinetd<'_>> = addresses
+            .iter()
+            .map(|address| Xinetd::start(cluster.node(address), arguments))
+            .collect();
+        let uis = nodes
+            .iter()
+            .zip(NAMES)
+            .map(|(node, name)| Ui::start(*node.address.ip(), name))
+            .collect();
+        let ip = loopback();
+        let mut configuration = fs::read_to_string(project().join("deploy/haproxy/haproxy.cfg")).unwrap();
+        for (node, address) in nodes.iter().zip(addresses) {
+            configuration = configuration.replace(&format!("{address}:"), &format!("{}:", node.address.ip()));
+        }
+        let socket = cluster.folder.join("stats").display().to_string();
+        configuration = configuration
+            .replace("bind :", &format!("bind {ip}:"))
+            .replace("/run/haproxy/admin.sock", &socket);
+        let haproxy = Haproxy::start(&cluster.folder, &adapt(configuration));
+        let site = Site {
+            haproxy,
+            front: SocketAddrV4::new(ip, 81),
+            statistics: SocketAddrV4::new(ip, 9600),
+            uis,
+            _nodes: nodes,
+        };
+        // Servers count as up until their first check is over.
+        wait_until("HAProxy has found the leader", || site.up() == ["node1"]);
+        site
+    }
+
+    /// The servers that HAProxy would send users to.
+    fn up(&self) -> Vec<&'static str> {
+        NAMES
+            .into_iter()
+            .filter(|name| self.haproxy.is_up("ui", name))
+            .collect()
+    }
+
+    /// A user's session: connected through HAProxy to the node that it names. None: nobody there.
+    fn visit(&self) -> Option<(TcpStream, String)> {
+        let mut session = TcpStream::connect(self.front).ok()?;
+        session.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut name = [0; 5];
+        session.read_exact(&mut name).ok()?;
+        Some((session, String::from_utf8(name.to_vec()).unwrap()))
+    }
+
+    /// The node that a user gets.
+    fn user_gets(&self) -> Option<String> {
+        self.visit().map(|(_, name)| name)
+    }
+}
+
+#[test]
+fn the_deployed_configuration_is_valid_without_a_warning() {
+    let file = project().join("deploy/haproxy/haproxy.cfg");
+    let output = Command::new("haproxy").arg("-c").arg("-f").arg(file).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said, "Configuration file is valid\n");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn users_are_on_the_new_leader_within_three_seconds_and_stay_there() {
+    let cluster = Cluster::new();
+    let site = Site::start(&cluster, "", |configuration| configuration);
+    let (mut session, name) = site.visit().unwrap();
+    assert_eq!(name, "node1");
+
+    let moved = Instant::now();
+    cluster.leads("10.0.0.102");
+    let mut replies = Vec::new();
+    while moved.elapsed() < Duration::from_secs(5) {
+        let asked = moved.elapsed();
+        replies.push((asked, site.user_gets()));
+        thread::sleep(Duration::from_millis(50).saturating_sub(moved.elapsed() - asked));
+    }
+    let on = |name: &str| replies.iter().position(|(_, reply)| reply.as_deref() == Some(name));
+    let arrived = on("node2").expect("users arrive on the new leader");
+    assert!(
+        replies[arrived].0 < Duration::from_secs(3),
+        "arrived after {:?}",
+        replies[arrived].0
+    );
+    let after: Vec<_> = replies[arrived..]
+        .iter()
+        .filter(|(_, reply)| reply.as_deref() != Some("node2"))
+        .collect();
+    assert!(after.is_empty(), "{after:?}");
+    let mut rest = Vec::new();
+    let cut = session.read_to_end(&mut rest);
+    assert!(
+        cut.is_ok_and(|_| rest.is_empty()),
+        "the session on the old leader was cut"
+    );
+    assert_eq!(site.up(), ["node2"]);
+}
+
+#[test]
+fn while_two_nodes_answer_200_users_are_sent_to_one_of_them_alone() {
+    let cluster = Cluster::new();
+    let site = Site::start(&cluster, "", |configuration| configuration);
+    // A second cluster's node, which leads, in the place of a follower: both lead now.
+    cluster
+        .folder
+        .write("defaults-10.0.0.103", "RPC_BIND_ADDRESSES=10.0.0.101\n");
+    wait_until("two nodes are up", || site.up() == ["node1", "node3"]);
+    for _ in 0..50 {
+        assert_eq!(site.user_gets().as_deref(), Some("node1"));
+    }
+    // And where the first of them goes, they all go together.
+    cluster
+        .folder
+        .write("defaults-10.0.0.101", "RPC_BIND_ADDRESSES=10.0.0.102\n");
+    wait_until("one node is up", || site.up() == ["node3"]);
+    assert_eq!(site.user_gets().as_deref(), Some("node3"));
+    cluster
+        .folder
+        .write("defaults-10.0.0.101", "RPC_BIND_ADDRESSES=10.0.0.101\n");
+    wait_until("two nodes are up", || site.up() == ["node1", "node3"]);
+    for _ in 0..50 {
+        assert_eq!(site.user_gets().as_deref(), Some("node3"), "nobody is drawn back");
+    }
+}
+
+#[test]
+fn one_lost_check_in_ten_takes_nobody_down() {
+    let cluster = Cluster::new();
+    // All spans a fifth of the deployed ones, so that sixty checks take no minute.
+    let site = Site::start(&cluster, "--timeout 1.5 --max-age 0.2", |configuration| {
+        let spans = "inter 1s fastinter 1100ms downinter 1s";
+        assert!(configuration.contains(spans));
+        configuration.replace(spans, "inter 200ms fastinter 220ms downinter 200ms")
+    });
+    cluster.behaves("flaky 10");
+    // Failed checks of the leader: the followers' are down anyway, and everybody's runs count.
+    let failed = || site.haproxy.server("role", "node1")["chkfail"].parse::<u32>().unwrap();
+    let before = (failed(), cluster.runs());
+    wait_until("sixty checks of each node were made", || {
+        cluster.runs() >= before.1 + 180
+    });
+    assert!(
+        failed() >= before.0 + 3,
+        "of sixty checks only {} failed",
+        failed() - before.0
+    );
+    assert_eq!(site.haproxy.server("role", "node1")["chkdown"], "0");
+    assert_eq!(site.up(), ["node1"]);
+}
+
+#[test]
+fn when_every_s9s_hangs_nobody_is_up_and_the_statistics_say_why() {
+    let cluster = Cluster::new();
+    let site = Site::start(&cluster, "", |configuration| configuration);
+    cluster.behaves("hang");
+    wait_until("nobody is up", || site.up().is_empty());
+    assert_eq!(site.user_gets(), None);
+    wait_until("every node's reason is known", || {
+        NAMES
+            .iter()
+            .all(|name| site.haproxy.server("role", name)["last_chk"] == "unknown s9s-timeout")
+    });
+    let url = format!("http://{}/", site.statistics);
+    let page = Command::new("curl")
+        .args(["--silent", "--show-error", &url])
+        .output()
+        .unwrap()
+        .stdout;
+    let page = String::from_utf8(page).unwrap();
+    assert!(page.contains("unknown s9s-timeout"), "{page}");
+    assert!(
+        site.haproxy.log().contains("unknown s9s-timeout"),
+        "{}",
+        site.haproxy.log()
+    );
+
+    let ended = Instant::now();
+    cluster.behaves("list");
+    wait_until("the leader is back", || site.up() == ["node1"]);
+    assert!(
+        ended.elapsed() < Duration::from_secs(3),
+        "back after {:?}",
+        ended.elapsed()
+    );
+    assert_eq!(site.user_gets().as_deref(), Some("node1"));
+}
+
+#[test]
+fn users_are_not_sent_to_a_leader_whose_ui_is_down() {
+    let cluster = Cluster::new();
+    let mut site = Site::start(&cluster, "", |configuration| configuration);
+    let ip = *site.uis.remove(0).address.ip();
+    wait_until("the leader is down", || site.up().is_empty());
+    assert_eq!(site.user_gets(), None);
+    site.uis.push(Ui::start(ip, "node1"));
+    wait_until("the leader is back", || site.up() == ["node1"]);
+    assert_eq!(site.user_gets().as_deref(), Some("node1"));
+}
