@@ -70,7 +70,7 @@ impl Connection {
     /// Sends the whole answer.
     ///
     /// # Errors
-    /// The client is gone, or takes nothing for [`SENDING`].
+    /// The client is gone, or takes nothing for a second.
     pub fn send(&self, answer: &[u8]) -> nix::Result<()> {
         let deadline = Deadline::from_now(SENDING);
         let mut rest = answer;
@@ -86,7 +86,7 @@ impl Connection {
     }
 
     /// Says that nothing more comes, then reads and drops what the client still sends until it
-    /// closes its side, for at most [`LINGER`]. Without it, what arrives late would make the kernel
+    /// closes its side, for at most a second. Without it, what arrives late would make the kernel
     /// send RST, and the client might lose the answer.
     pub fn linger(&self) {
         let _ = shutdown(raw(&self.socket), Shutdown::Write);

@@ -2,7 +2,7 @@
 //!
 //! The client runs directly, never through a shell, in a process group of its own, and nothing of
 //! that group outlives the run: it is killed when the client exits, when its time is up, and, by
-//! the kernel, when this process itself is killed (see [`tie`]).
+//! the kernel, when this process itself is killed (see `tie`).
 
 use std::collections::BTreeMap;
 use std::env;
