@@ -12,11 +12,18 @@ fail() {
 }
 
 # command:package
-needed=(curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount ip:iproute2)
+needed=(
+    curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount
+    ip:iproute2 socat:socat systemd-socket-activate:systemd
+)
 missing=()
 for pair in "${needed[@]}"; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
 done
+# openbsd-inetd and xinetd exclude each other, so the one is unpacked beside the other; these are
+# the libraries that it needs.
+inetd=target/tools/openbsd-inetd
+[ -x "$inetd/usr/sbin/inetd" ] || missing+=(libbsd0 libevent-2.1-7 libtirpc3 libwrap0)
 if [ "${#missing[@]}" -gt 0 ]; then
     say "Installing ${missing[*]}"
     command -v apt-get >/dev/null || fail "please install ${missing[*]}: there is no apt-get here"
@@ -25,6 +32,10 @@ if [ "${#missing[@]}" -gt 0 ]; then
     "${as_root[@]}" apt-get update -qq
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
+if [ ! -x "$inetd/usr/sbin/inetd" ]; then
+    mkdir -p "$inetd"
+    (cd "$inetd" && apt-get download -qq openbsd-inetd 2>/dev/null && dpkg-deb --extract openbsd-inetd_*.deb .)
+fi
 command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
 export PATH=$PATH:/usr/sbin:/sbin
 
@@ -32,7 +43,7 @@ say "Formatting and lint"
 cargo fmt --check
 cargo clippy --all-targets --locked --quiet -- -D warnings
 RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
-shellcheck tests/run.sh tests/sim/s9s deploy/*.sh .ci/run
+shellcheck tests/run.sh tests/sim/* deploy/*.sh .ci/run
 
 say "Unit, property and end-to-end tests"
 # Most tests wait for something; more of them than processors can do so side by side.

@@ -1,0 +1,172 @@
+//! Under systemd instead of xinetd, with the units that are deployed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::cluster::{Cluster, LEADER, project, wait_until};
+
+const UNITS: [&str; 2] = ["cmonhachk.socket", "cmonhachk@.service"];
+
+/// Copies of the deployed units whose program is the one that was built: the check of a unit wants
+/// the program to be there.
+fn units(cluster: &Cluster) -> Vec<PathBuf> {
+    let copy = |name: &str| {
+        let unit = fs::read_to_string(project().join("deploy/systemd").join(name)).unwrap();
+        let unit = unit.replace("/usr/local/sbin/cmonhachk", env!("CARGO_BIN_EXE_cmonhachk"));
+        cluster.folder.write(name, unit)
+    };
+    UNITS.into_iter().map(copy).collect()
+}
+
+#[test]
+fn the_units_are_valid_without_a_warning() {
+    let cluster = Cluster::new();
+    let output = Command::new("systemd-analyze")
+        .arg("verify")
+        .args(units(&cluster))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn the_service_is_exposed_as_little_as_s9s_allows() {
+    let cluster = Cluster::new();
+    let service = &units(&cluster)[1];
+    // The threshold is in tenths.
+    let arguments = ["security", "--offline=true", "--threshold=30", "--no-pager"];
+    let output = Command::new("systemd-analyze")
+        .args(arguments)
+        .arg(service)
+        .output()
+        .unwrap();
+    let report = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{report}");
+}
+
+/// A systemd that runs in namespaces of its own.
+struct Systemd {
+    unshare: Child,
+    control_group: PathBuf,
+}
+
+impl Systemd {
+    fn boot(cluster: &Cluster) -> Systemd {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let hierarchy = mounts
+            .lines()
+            .map(|line| line.split(' ').collect::<Vec<_>>())
+            .find(|fields| fields[2] == "cgroup2")
+            .expect("the kernel's unified control groups are mounted")[1];
+        let control_group = Path::new(hierarchy).join(cluster.folder.path().file_name().unwrap());
+        fs::create_dir(&control_group).unwrap();
+        fs::create_dir(cluster.folder.join("root")).unwrap();
+        let unshare = Command::new(project().join("tests/sim/boot-systemd"))
+            .args([
+                cluster.folder.path(),
+                project(),
+                Path::new(env!("CARGO_BIN_EXE_cmonhachk")),
+                &control_group,
+            ])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let systemd = Systemd { unshare, control_group };
+        wait_until("systemd listens on the port", || {
+            systemd.first_process().is_some() && systemd.run("systemctl is-active cmonhachk.socket") == "active\n"
+        });
+        systemd
+    }
+
+    /// systemd itself, once it is one.
+    fn first_process(&self) -> Option<String> {
+        let unshare = self.unshare.id();
+        let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).ok()?;
+        let pid = children.split_whitespace().next()?.to_string();
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        (name == "systemd\n").then_some(pid)
+    }
+
+    /// What a shell command inside prints.
+    fn run(&self, command: &str) -> String {
+        let pid = self.first_process().expect("systemd runs");
+        let inside = ["--mount", "--pid", "--net", "--root", "--wd", "sh", "-c", command];
+        let output = Command::new("nsenter")
+            .args(["--target", &pid])
+            .args(inside)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn curl(&self) -> String {
+        self.run("curl --silent --include --max-time 20 http://127.0.0.1:9201/")
+    }
+}
+
+impl Drop for Systemd {
+    fn drop(&mut self) {
+        // unshare's child, systemd, is killed with it, and all the rest with that.
+        let _ = self.unshare.kill();
+        let _ = self.unshare.wait();
+        let group = self.control_group.to_str().unwrap();
+        wait_until("the control group is empty", || {
+            let _ = Command::new("find")
+                .args([group, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+"])
+                .stderr(Stdio::null())
+                .status();
+            !self.control_group.exists()
+        });
+    }
+}
+
+#[test]
+fn the_units_answer_and_no_burst_of_checks_fails_them_or_piles_them_up() {
+    let cluster = Cluster::new();
+    let systemd = Systemd::boot(&cluster);
+    for _ in 0..3 {
+        assert_eq!(systemd.curl(), LEADER);
+    }
+    // One check's verdict is there for the next one, and for nobody else to read.
+    let lock = systemd.run("stat --format '%a %U' /run/cmonhachk /run/cmonhachk/lock");
+    assert_eq!(lock, "700 root\n600 root\n");
+
+    let statuses = systemd.run(
+        "curl --silent --parallel --parallel-max 100 --max-time 20 --write-out '%{http_code}\\n' --output /dev/null \
+         'http://127.0.0.1:9201/[1-100]'",
+    );
+    assert_eq!(statuses, "200\n".repeat(100));
+    // Where systemd is fast enough to accept 200 in two seconds, it would by default fail the socket.
+    let limit = systemd.run("systemctl show --property TriggerLimitIntervalUSec cmonhachk.socket");
+    assert_eq!(limit, "TriggerLimitIntervalUSec=0\n");
+    wait_until("the port answers as before", || systemd.curl() == LEADER);
+    assert_eq!(systemd.run("systemctl is-active cmonhachk.socket"), "active\n");
+    wait_until("no unit of a check is left", || {
+        systemd
+            .run("systemctl list-units --all --no-legend 'cmonhachk@*'")
+            .is_empty()
+    });
+    // A line for the change, and none for any check's start or end.
+    let journal = systemd.run("journalctl --no-pager --output cat --identifier cmonhachk");
+    assert_eq!(journal.lines().count(), 1, "{journal}");
+    assert!(journal.starts_with("none → leader"), "{journal}");
+    let said = systemd.run("journalctl --no-pager --output cat _PID=1 | grep cmonhachk@");
+    assert_eq!(said.lines().count(), 0, "{:?}", said.lines().next());
+}
+
+#[test]
+fn a_check_that_is_killed_leaves_no_failed_unit() {
+    let cluster = Cluster::new();
+    let systemd = Systemd::boot(&cluster);
+    systemd.run("echo hang >/opt/cluster/behaviour");
+    systemd.run("curl --silent --max-time 1 http://127.0.0.1:9201/ & until pkill -KILL cmonhachk; do :; done");
+    systemd.run("rm /opt/cluster/behaviour");
+    assert_eq!(systemd.curl(), LEADER);
+    wait_until("no unit of a check is left", || {
+        systemd
+            .run("systemctl list-units --all --no-legend 'cmonhachk@*'")
+            .is_empty()
+    });
+}
