@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# Shows cmonhachk at work without ClusterControl: three nodes on loopback addresses, each a real
-# xinetd with the service file from deploy/xinetd, around a simulated s9s. Asks each with curl,
-# moves the leadership, asks again. Touches nothing under /etc and leaves nothing running.
+# Shows cmonhachk at work without ClusterControl, all on loopback: three nodes, each a real xinetd
+# with the service file from deploy/xinetd around a simulated s9s, three small UIs, and a real
+# HAProxy with deploy/haproxy in front. Asks each node, moves the leadership, follows a user to the
+# new leader, lets a node's s9s hang. Touches nothing under /etc and leaves nothing running.
 #
 #   deploy/demo.sh [--keep]
 #
-# --keep leaves the nodes up until Ctrl-C and says how to ask them.
+# --keep leaves it all up until Ctrl-C and says how to play with it.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 project=$PWD
-port=9201
 nodes=(127.0.0.101 127.0.0.102 127.0.0.103)
-
-# What a node's controller calls itself. Not the loopback address that the node is asked on: one of
-# those in RPC_BIND_ADDRESSES would tell nobody which node it is.
-controller() { echo "10.0.0.${1##*.}"; }
+check=9201
+# Above 1024, so that nobody need be root.
+ui=9443
+front=127.0.0.100:8081
+statistics=127.0.0.100:9600
 
 keep=false
 case "$#:${1:-}" in
@@ -33,56 +34,6 @@ fail() {
     exit 1
 }
 
-# What is missing comes from Debian's packages. A package may start its service; the demo does not
-# need it, so a service that was not there before does not stay.
-install_missing() {
-    local packages=() as_root=()
-    command -v curl >/dev/null || packages+=(curl)
-    [ -x /usr/sbin/xinetd ] || packages+=(xinetd)
-    [ "${#packages[@]}" -gt 0 ] || return 0
-    say "Installing ${packages[*]}"
-    if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
-    command -v apt-get >/dev/null || fail "please install ${packages[*]}: there is no apt-get here"
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
-    case " ${packages[*]} " in
-    *' xinetd '*) "${as_root[@]}" service xinetd stop >/dev/null 2>&1 || true ;;
-    esac
-}
-
-# The simulated cluster's controllers, with this node as the leader.
-list_led_by() {
-    local node address
-    for node in "${nodes[@]}"; do
-        address=$(controller "$node")
-        if [ "$node" = "$1" ]; then
-            printf 'l\t2.3.4.11302\tsystem\tadmins\t%s\t%s\t9501\tActing as leader.\n' "$address" "$address"
-        else
-            printf 'f\t2.3.4.11302\tsystem\tadmins\t%s\t%s\t9501\tAccepting heartbeats.\n' "$address" "$address"
-        fi
-    done
-}
-
-start_node() {
-    local address=$1 service
-    printf 'RPC_BIND_ADDRESSES="127.0.0.1,%s"\n' "$(controller "$address")" >"$folder/defaults-$address"
-    service=$(sed -e "s|/usr/local/sbin/cmonhachk|$binary|" -e '/^}/d' deploy/xinetd/cmonhachk)
-    cat >"$folder/xinetd-$address.conf" <<EOF
-$service
-        bind            = $address
-        env             = S9S_SIM=$folder/cluster CMONHACHK_S9S=$project/tests/sim/s9s
-        env            += CMONHACHK_CMON_DEFAULTS=$folder/defaults-$address CMONHACHK_LOCK_FILE=$folder/lock-$address
-}
-EOF
-    # As an init system starts it: without an environment.
-    env -i /usr/sbin/xinetd -dontfork -f "$folder/xinetd-$address.conf" \
-        -filelog "$folder/xinetd-$address.log" -pidfile "$folder/xinetd-$address.pid" </dev/null &
-    running+=($!)
-    within 10 grep -qs 'Started working' "$folder/xinetd-$address.log" || fail "xinetd did not start for $address"
-    grep -q 'Started working: 1 available' "$folder/xinetd-$address.log" ||
-        fail "xinetd cannot serve $address:$port, is it taken? $(cat "$folder/xinetd-$address.log")"
-}
-
 # within SECONDS COMMAND…: tries until the command succeeds or the time is up.
 within() {
     local end=$((SECONDS + $1))
@@ -93,16 +44,151 @@ within() {
     done
 }
 
+# What is missing comes from Debian's packages. A package may start its service; the demo does not
+# need it, so a service that was not there before does not stay.
+install_missing() {
+    local packages=() as_root=() package
+    command -v curl >/dev/null || packages+=(curl)
+    [ -x /usr/sbin/xinetd ] || packages+=(xinetd)
+    [ -x /usr/sbin/haproxy ] || packages+=(haproxy)
+    [ "${#packages[@]}" -gt 0 ] || return 0
+    say "Installing ${packages[*]}"
+    if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
+    command -v apt-get >/dev/null || fail "please install ${packages[*]}: there is no apt-get here"
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+    for package in "${packages[@]}"; do
+        [ "$package" = curl ] || "${as_root[@]}" service "$package" stop >/dev/null 2>&1 || true
+    done
+}
+
+# What a node's controller calls itself. Not the loopback address that the node is asked on: one of
+# those in RPC_BIND_ADDRESSES would tell nobody which node it is.
+controller() { echo "10.0.0.${1##*.}"; }
+
+# Makes this node's controller the leader in what every s9s prints. Renamed into place, so that no
+# check reads half a list.
+move_leadership_to() {
+    local node address
+    for node in "${nodes[@]}"; do
+        address=$(controller "$node")
+        if [ "$node" = "$1" ]; then
+            printf 'l\t2.3.4.11302\tsystem\tadmins\t%s\t%s\t9501\tActing as leader.\n' "$address" "$address"
+        else
+            printf 'f\t2.3.4.11302\tsystem\tadmins\t%s\t%s\t9501\tAccepting heartbeats.\n' "$address" "$address"
+        fi
+    done >"$folder/draft"
+    mv "$folder/draft" "$folder/controllers"
+}
+
+start_node() {
+    local node=$1 home=$folder/$1 service
+    mkdir "$home"
+    ln -s "$folder/controllers" "$home/controllers"
+    printf 'RPC_BIND_ADDRESSES="127.0.0.1,%s"\n' "$(controller "$node")" >"$home/defaults"
+    service=$(sed -e "s|/usr/local/sbin/cmonhachk|$binary|" -e '/^}/d' deploy/xinetd/cmonhachk)
+    # The UI names its node to whoever asks, and waits for the request first.
+    cat >"$home/ui" <<'EOF'
+while IFS= read -r line && [ "${#line}" -gt 1 ]; do :; done
+printf 'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %s\r\n\r\n%s' "${#1}" "$1"
+EOF
+    cat >"$home/xinetd.conf" <<EOF
+$service
+        bind            = $node
+        env             = S9S_SIM=$home CMONHACHK_S9S=$project/tests/sim/s9s
+        env            += CMONHACHK_CMON_DEFAULTS=$home/defaults CMONHACHK_LOCK_FILE=$home/lock
+}
+
+service ui
+{
+        type            = UNLISTED
+        port            = $ui
+        bind            = $node
+        socket_type     = stream
+        protocol        = tcp
+        wait            = no
+        user            = $(id -un)
+        server          = /bin/sh
+        server_args     = $home/ui $node
+        cps             = 100000 1
+}
+EOF
+    # As an init system starts it: without an environment.
+    env -i /usr/sbin/xinetd -dontfork -f "$home/xinetd.conf" -filelog "$home/xinetd.log" \
+        -pidfile "$home/xinetd.pid" </dev/null &
+    running+=($!)
+    within 10 grep -qs 'Started working' "$home/xinetd.log" || fail "xinetd did not start for $node"
+    grep -q 'Started working: 2 available' "$home/xinetd.log" ||
+        fail "xinetd cannot serve $node, is a port taken? $(cat "$home/xinetd.log")"
+}
+
+# The deployed configuration with the demo's addresses, run by whoever runs the demo.
+start_haproxy() {
+    local configuration=$folder/haproxy.cfg node
+    sed -e '/^ *user haproxy/d' -e '/^ *group haproxy/d' \
+        -e "s|stats socket /run/haproxy/admin.sock .*|stats socket $folder/haproxy.sock|" \
+        -e "s|bind :81|bind $front|" -e "s|bind :9600|bind $statistics|" -e "s|port 443|port $ui|" \
+        -e "s|:443|:$ui|" deploy/haproxy/haproxy.cfg >"$configuration"
+    for node in "${nodes[@]}"; do sed -i "s|$(controller "$node"):|$node:|" "$configuration"; done
+    /usr/sbin/haproxy -db -f "$configuration" >"$folder/haproxy.log" 2>&1 </dev/null &
+    running+=($!)
+}
+
+# server COLUMN NODE: what HAProxy's statistics say of a node's check.
+server() {
+    curl --silent "http://$statistics/;csv" | awk -F , -v column="$1" -v name="node${2##*.10}" '
+        NR == 1 { for (i = 1; i <= NF; i++) if ($i == column) at = i }
+        $1 == "role" && $2 == name { print $at }'
+}
+
+status_is() { [ "$(server status "$1")" = "$2" ]; }
+reason_is() { [ "$(server last_chk "$1")" = "$2" ]; }
+
+# The node that a user gets; nothing where there is none.
+user_gets() { curl --silent --max-time 2 "http://$front/" || true; }
+user_is_on() { [ "$(user_gets)" = "$1" ]; }
+
 ask_all() {
-    local address
-    for address in "${nodes[@]}"; do
-        printf '\n$ curl -i http://%s:%s/\n' "$address" "$port"
-        curl --silent --show-error --include --max-time 10 "http://$address:$port/" | tr -d '\r'
+    local node
+    for node in "${nodes[@]}"; do
+        printf '\n$ curl -i http://%s:%s/\n' "$node" "$check"
+        curl --silent --show-error --include --max-time 10 "http://$node:$check/" | tr -d '\r'
         echo
     done
 }
 
-answers() { [ "$(curl --silent --output /dev/null --write-out '%{http_code}' --max-time 10 "http://$1:$port/")" = "$2" ]; }
+table() {
+    local node state said
+    printf '\n%-12s %-11s %-13s %-8s %-13s\n' NODE CONTROLLER 'THE LIST SAYS' HAPROXY 'ITS CHECK SAYS'
+    for node in "${nodes[@]}"; do
+        state=$(awk -v name="$(controller "$node")" '$5 == name { print $1 == "l" ? "leader" : "follower" }' "$folder/controllers")
+        said=$(server last_chk "$node")
+        # What HAProxy shows for a good check is its last step, the connection to the UI.
+        [ "$said" != '(tcp-check)' ] || said='leader, UI open'
+        printf '%-12s %-11s %-13s %-8s %-13s\n' "$node" "$(controller "$node")" "$state" \
+            "$(server status "$node")" "$said"
+    done
+    printf 'A user at http://%s/ gets: %s\n' "$front" "$(user_gets)"
+}
+
+now() { date +%s%3N; }
+
+# Follows a user who asks every 50 ms until the new leader answers.
+follow_user_to() {
+    local start failed=0 end
+    start=$(now)
+    end=$((start + 15000))
+    while :; do
+        case $(user_gets) in
+        "$1") break ;;
+        '') failed=$((failed + 1)) ;;
+        esac
+        [ "$(now)" -lt "$end" ] || fail "no user arrived on $1 within 15 seconds"
+        sleep 0.05
+    done
+    printf '\nThe user was on the new leader %d ms after the list changed; %d requests failed meanwhile.\n' \
+        $(($(now) - start)) "$failed"
+}
 
 running=()
 folder=
@@ -124,33 +210,44 @@ cargo build --release --locked --quiet
 binary=$project/target/release/cmonhachk
 
 folder=$(mktemp -d)
-mkdir "$folder/cluster"
-for address in "${nodes[@]}"; do list_led_by "$address" >"$folder/cluster/leader-$address"; done
-cp "$folder/cluster/leader-${nodes[0]}" "$folder/cluster/controllers"
-for address in "${nodes[@]}"; do start_node "$address"; done
+move_leadership_to "${nodes[0]}"
+for node in "${nodes[@]}"; do start_node "$node"; done
+start_haproxy
 
 say "What s9s controller --list --long prints (simulated)"
-HOME=/ S9S_SIM="$folder/cluster" tests/sim/s9s controller --list --long
-say "What each node answers: $(controller "${nodes[0]}"), asked on ${nodes[0]}, leads"
+HOME=/ S9S_SIM="$folder/${nodes[0]}" tests/sim/s9s controller --list --long
+say "$(controller "${nodes[0]}"), asked on ${nodes[0]}, leads"
 ask_all
+# Until their first check is over, HAProxy takes all nodes for good.
+for node in "${nodes[1]}" "${nodes[2]}"; do
+    within 10 status_is "$node" DOWN || fail "HAProxy does not find the leader: $(cat "$folder/haproxy.log")"
+done
+within 10 user_is_on "${nodes[0]}" || fail "no user arrives on the leader: $(cat "$folder/haproxy.log")"
+table
 
-# Renamed into place, so that no check reads half a list.
-cp "$folder/cluster/leader-${nodes[1]}" "$folder/cluster/draft"
-mv "$folder/cluster/draft" "$folder/cluster/controllers"
-within 10 answers "${nodes[1]}" 200 || fail "${nodes[1]} does not answer 200 although it leads"
-within 10 answers "${nodes[0]}" 503 || fail "${nodes[0]} does not answer 503 although it follows"
-say "The leadership has moved: $(controller "${nodes[1]}"), asked on ${nodes[1]}, leads"
+say "The leadership moves: $(controller "${nodes[1]}"), asked on ${nodes[1]}, leads"
+move_leadership_to "${nodes[1]}"
+follow_user_to "${nodes[1]}"
 ask_all
+table
+
+say "On ${nodes[2]}, s9s hangs: its check says why on http://$statistics/"
+echo hang >"$folder/${nodes[2]}/behaviour"
+within 15 reason_is "${nodes[2]}" 'unknown s9s-timeout' || fail "HAProxy does not show why ${nodes[2]} is unknown"
+table
 
 if $keep; then
-    say "The nodes stay up until Ctrl-C"
+    rm "$folder/${nodes[2]}/behaviour"
+    say "All stays up until Ctrl-C"
     cat <<EOF
-Ask a node:           curl -i http://${nodes[0]}:$port/
-Move the leadership:  cp $folder/cluster/leader-${nodes[2]} $folder/cluster/controllers
-Make s9s hang:        echo hang >$folder/cluster/behaviour
-                      rm $folder/cluster/behaviour
-See why:              S9S_SIM=$folder/cluster $binary --explain --s9s $project/tests/sim/s9s \\
-                        --cmon-defaults $folder/defaults-${nodes[0]} --lock-file $folder/lock-${nodes[0]}
+Be a user:            curl http://$front/
+See the statistics:   http://$statistics/
+Ask a node:           curl -i http://${nodes[0]}:$check/
+Move the leadership:  sed -i 's/^l/f/; /$(controller "${nodes[2]}")/s/^f/l/' $folder/controllers
+Make an s9s hang:     echo hang >$folder/${nodes[2]}/behaviour
+                      rm $folder/${nodes[2]}/behaviour
+See why:              S9S_SIM=$folder/${nodes[2]} $binary --explain --s9s $project/tests/sim/s9s \\
+                        --cmon-defaults $folder/${nodes[2]}/defaults --lock-file $folder/${nodes[2]}/lock
 EOF
     # Not in the foreground, so that Ctrl-C is heard at once.
     sleep infinity &

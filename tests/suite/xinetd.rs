@@ -212,6 +212,43 @@ fn a_burst_of_connections_does_not_take_the_port_offline() {
 }
 
 #[test]
+fn a_second_after_a_flood_of_5000_connections_in_five_seconds_the_port_answers() {
+    let cluster = Cluster::new();
+    let xinetd = Xinetd::start(cluster.leader(), "");
+    let start = Instant::now();
+    // Some ask and some only connect; none waits, neither for its answer nor, when too many come at
+    // once, for its connection.
+    let connect = || TcpStream::connect_timeout(&xinetd.address.into(), Duration::from_millis(20));
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for sent in 1..=625 {
+                    if let (Ok(mut stream), true) = (connect(), sent % 2 == 0) {
+                        let _ = stream.write_all(GET);
+                    }
+                    let due = Duration::from_millis(8) * sent;
+                    thread::sleep(due.saturating_sub(start.elapsed()));
+                }
+            });
+        }
+    });
+    let over = Instant::now();
+    let mut stream = loop {
+        assert!(over.elapsed() < Duration::from_secs(1), "the port takes no connection");
+        if let Ok(stream) = connect() {
+            break stream;
+        }
+    };
+    stream.write_all(GET).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(1).saturating_sub(over.elapsed())))
+        .unwrap();
+    assert_eq!(answer(stream), LEADER);
+    let (runs, seconds) = (cluster.runs(), start.elapsed().as_secs() as usize);
+    assert!(runs <= seconds + 1, "{runs} runs of s9s in {seconds} seconds");
+}
+
+#[test]
 fn a_client_from_elsewhere_is_not_let_in() {
     let cluster = Cluster::new();
     let xinetd = Xinetd::start(cluster.leader(), "");
