@@ -74,8 +74,9 @@ impl Haproxy {
             Which::Worker => processes().find(|pid| parent(*pid) == Some(master)).unwrap(),
         };
         kill(Pid::from_raw(victim.cast_signed()), Signal::SIGKILL).unwrap();
-        self.process.wait().unwrap();
-        wait_until("HAProxy is gone", || UnixStream::connect(&self.socket).is_err());
+        wait_until("both processes are gone", || {
+            self.process.try_wait().unwrap().is_some() && UnixStream::connect(&self.socket).is_err()
+        });
     }
 
     pub fn log(&self) -> String {
