@@ -66,12 +66,26 @@ impl Haproxy {
         self.server(proxy, name)["status"].starts_with("UP")
     }
 
+    /// The workers that a master has: after a reload also old ones, for as long as they have users.
+    fn workers(&self) -> Vec<u32> {
+        let master = Some(self.process.id());
+        processes().filter(|pid| parent(*pid) == master).collect()
+    }
+
+    /// Has the master read its configuration again, and waits for the new worker.
+    pub fn reload(&self) {
+        let old = self.workers();
+        kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGUSR2).unwrap();
+        wait_until("there is a new worker", || {
+            self.workers().iter().any(|worker| !old.contains(worker))
+        });
+    }
+
     /// Kills one of its processes, upon which the other ends too; waits until nobody serves.
     pub fn kill(mut self, which: Which) {
-        let master = self.process.id();
         let victim = match which {
-            Which::Master => master,
-            Which::Worker => processes().find(|pid| parent(*pid) == Some(master)).unwrap(),
+            Which::Master => self.process.id(),
+            Which::Worker => self.workers()[0],
         };
         kill(Pid::from_raw(victim.cast_signed()), Signal::SIGKILL).unwrap();
         wait_until("both processes are gone", || {

@@ -113,6 +113,38 @@ struct Keepalived {
     log: PathBuf,
 }
 
+impl Keepalived {
+    fn start(folder: &Folder, configuration: &str) -> Keepalived {
+        let file = folder.write("keepalived.conf", configuration);
+        let log = folder.join("keepalived.log");
+        let output = fs::File::create(&log).unwrap();
+        let process = Command::new("keepalived")
+            .args([
+                "--dont-fork",
+                "--log-console",
+                "--no-syslog",
+                "--log-detail",
+                "--use-file",
+            ])
+            .arg(file)
+            .arg("--pid")
+            .arg(folder.join("keepalived.pid"))
+            .arg("--vrrp_pid")
+            .arg(folder.join("vrrp.pid"))
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .expect("keepalived is installed");
+        Keepalived { process, log }
+    }
+
+    /// What it has said.
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+}
+
 impl Drop for Keepalived {
     fn drop(&mut self) {
         let _ = kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM);
@@ -194,36 +226,12 @@ impl<'a> Host<'a> {
             &format!("    process {process}\n"),
         );
         let configuration = format!("net_namespace {}\n{configuration}", self.namespace.0);
-        let file = self.folder.write("keepalived.conf", configuration);
-        let log = self.folder.join("keepalived.log");
-        let output = fs::File::create(&log).unwrap();
-        let process = Command::new("keepalived")
-            .args([
-                "--dont-fork",
-                "--log-console",
-                "--no-syslog",
-                "--log-detail",
-                "--use-file",
-            ])
-            .arg(file)
-            .arg("--pid")
-            .arg(self.folder.join("keepalived.pid"))
-            .arg("--vrrp_pid")
-            .arg(self.folder.join("vrrp.pid"))
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .spawn()
-            .expect("keepalived is installed");
-        self.keepalived = Some(Keepalived { process, log });
+        self.keepalived = Some(Keepalived::start(&self.folder, &configuration));
     }
 
     /// What its keepalived has said.
     fn log(&self) -> String {
-        self.keepalived
-            .as_ref()
-            .map(|keepalived| fs::read_to_string(&keepalived.log).unwrap())
-            .unwrap_or_default()
+        self.keepalived.as_ref().map(Keepalived::log).unwrap_or_default()
     }
 
     /// How often its keepalived has gone into a state.
@@ -330,19 +338,22 @@ impl<'a> Site<'a> {
             assert!(!(holders.contains(&old) && holders.len() > 1), "{holders:?}");
             holders.len() == 1 && holders != [old] && site.user_gets().as_deref() == Some("node3")
         });
-        eprintln!("took {:?}", start.elapsed());
         assert!(start.elapsed() < LIMIT, "took {:?}", start.elapsed());
         self.holders()[0]
     }
 
-    /// The address is on this host for longer than any takeover would take.
+    /// The address is on this host for longer than any takeover would take, and serves.
     fn stays_on(&self, name: &str) {
+        self.remains_on(name);
+        self.serves();
+    }
+
+    fn remains_on(&self, name: &str) {
         let start = Instant::now();
         self.wait_until("the time is over", |site| {
             assert_eq!(site.holders(), [name]);
             start.elapsed() > LIMIT
         });
-        self.serves();
     }
 
     fn serves(&self) {
@@ -411,10 +422,32 @@ fn the_address_leaves_a_host_whose_cable_is_cut_and_does_not_jump_back() {
 }
 
 #[test]
-fn the_address_stays_where_haproxy_is_only_restarted() {
+fn the_address_stays_where_haproxy_is_only_reloaded_or_restarted() {
     let cluster = Cluster::new();
     let mut site = Site::start(&cluster);
+    site.hosts[0].haproxy.as_ref().unwrap().reload();
+    site.stays_on("node1");
     site.hosts[0].kill_haproxy(Which::Master);
     site.hosts[0].start_haproxy();
     site.stays_on("node1");
+}
+
+#[test]
+fn the_address_is_not_given_up_to_a_stranger() {
+    let cluster = Cluster::new();
+    let site = Site::start(&cluster);
+    let stranger = site.switch.attach(Ipv4Addr::new(10, 0, 0, 99));
+    let configuration = format!(
+        "net_namespace {}\n\
+         vrrp_instance stranger {{\n    interface eth1\n    virtual_router_id 51\n    priority 200\n    \
+         unicast_src_ip 10.0.0.99\n    unicast_peer {{\n        10.0.0.101\n    }}\n    \
+         virtual_ipaddress {{\n        {VIRTUAL}\n    }}\n}}\n",
+        stranger.0
+    );
+    let folder = Folder::new();
+    let keepalived = Keepalived::start(&folder, &configuration);
+    site.wait_until("the stranger claims the address", |_| {
+        keepalived.log().contains("(stranger) Entering MASTER STATE")
+    });
+    site.remains_on("node1");
 }
