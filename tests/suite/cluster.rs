@@ -110,16 +110,14 @@ impl Cluster {
     /// The processes of this cluster's checks that are alive, by what they inherited from them.
     pub fn processes(&self) -> Vec<u32> {
         let mark = format!("S9S_SIM={}", self.folder.0.display());
-        let pids = fs::read_dir("/proc")
-            .unwrap()
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse().ok());
-        pids.filter(|pid: &u32| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment
-                .split(|byte| *byte == 0)
-                .any(|variable| variable == mark.as_bytes())
-        })
-        .collect()
+        processes()
+            .filter(|pid| {
+                let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+                environment
+                    .split(|byte| *byte == 0)
+                    .any(|variable| variable == mark.as_bytes())
+            })
+            .collect()
     }
 
     /// Lets a run that behaves as `gate` go on.
@@ -244,6 +242,19 @@ pub fn connect(command: &mut Command) -> Client {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     Client { stream, responder }
+}
+
+/// All processes of the machine.
+pub fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").unwrap();
+    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse().ok())
+}
+
+/// A process's parent.
+pub fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc(5): the parent's id is the second word behind the program's name.
+    stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Whether the process waits for a file lock that another one holds.

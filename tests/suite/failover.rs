@@ -1,37 +1,39 @@
 //! Users land on the leader: three nodes, their UIs, and HAProxy with the deployed configuration.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::cluster::{Cluster, PATIENCE, loopback, project, wait_until};
 use crate::haproxy::Haproxy;
 use crate::xinetd::Xinetd;
 
 /// A node's UI: says the node's name to whoever connects, and keeps the session open.
-struct Ui {
-    address: SocketAddrV4,
-    stopping: Arc<AtomicBool>,
+pub struct Ui {
+    pub address: SocketAddrV4,
+    socket: TcpListener,
     listener: Option<JoinHandle<()>>,
 }
 
 impl Ui {
-    fn start(ip: Ipv4Addr, name: &'static str) -> Ui {
+    pub fn start(ip: Ipv4Addr, name: &'static str) -> Ui {
         let address = SocketAddrV4::new(ip, 443);
-        let listener = TcpListener::bind(address).unwrap();
-        let stopping = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&stopping);
+        let socket = TcpListener::bind(address).unwrap();
+        let listener = socket.try_clone().unwrap();
         let listener = thread::spawn(move || {
             for session in listener.incoming() {
-                if stop.load(Ordering::SeqCst) {
-                    return;
-                }
-                let Ok(mut session) = session else { continue };
+                let mut session = match session {
+                    Ok(session) => session,
+                    // Shut down.
+                    Err(error) if error.kind() == ErrorKind::InvalidInput => return,
+                    Err(_) => continue,
+                };
                 thread::spawn(move || {
                     // A health check connects and is gone.
                     if session.write_all(name.as_bytes()).is_ok() {
@@ -42,7 +44,7 @@ impl Ui {
         });
         Ui {
             address,
-            stopping,
+            socket,
             listener: Some(listener),
         }
     }
@@ -50,8 +52,8 @@ impl Ui {
 
 impl Drop for Ui {
     fn drop(&mut self) {
-        self.stopping.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
+        // Ends the wait for a session also where this thread could not connect to the address.
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
         let _ = self.listener.take().unwrap().join();
     }
 }

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{Cluster, Folder, PATIENCE, wait_until};
+use crate::cluster::{Cluster, Folder, PATIENCE, parent, processes, wait_until};
 use crate::xinetd::Xinetd;
 
 /// A running HAProxy.
@@ -23,10 +23,15 @@ pub struct Haproxy {
 impl Haproxy {
     /// Starts it with a configuration whose stats socket is the file `stats` in `folder`.
     pub fn start(folder: &Folder, configuration: &str) -> Haproxy {
+        Haproxy::start_as(Path::new("haproxy"), "-db", folder, configuration)
+    }
+
+    /// The same, as a given program and in a given mode.
+    pub fn start_as(program: &Path, mode: &str, folder: &Folder, configuration: &str) -> Haproxy {
         let (socket, log) = (folder.join("stats"), folder.join("haproxy.log"));
         let configuration = folder.write("haproxy.cfg", configuration);
-        let process = Command::new("haproxy")
-            .args(["-db", "-f"])
+        let process = Command::new(program)
+            .args([mode, "-f"])
             .arg(configuration)
             .stdin(Stdio::null())
             .stdout(fs::File::create(&log).unwrap())
@@ -61,15 +66,51 @@ impl Haproxy {
         self.server(proxy, name)["status"].starts_with("UP")
     }
 
+    /// The workers that a master has: after a reload also old ones, for as long as they have users.
+    fn workers(&self) -> Vec<u32> {
+        let master = Some(self.process.id());
+        processes().filter(|pid| parent(*pid) == master).collect()
+    }
+
+    /// Has the master read its configuration again, and waits for the new worker.
+    pub fn reload(&self) {
+        let old = self.workers();
+        kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGUSR2).unwrap();
+        wait_until("there is a new worker", || {
+            self.workers().iter().any(|worker| !old.contains(worker))
+        });
+    }
+
+    /// Kills one of its processes, upon which the other ends too; waits until nobody serves.
+    pub fn kill(mut self, which: Which) {
+        let victim = match which {
+            Which::Master => self.process.id(),
+            Which::Worker => self.workers()[0],
+        };
+        kill(Pid::from_raw(victim.cast_signed()), Signal::SIGKILL).unwrap();
+        wait_until("both processes are gone", || {
+            self.process.try_wait().unwrap().is_some() && UnixStream::connect(&self.socket).is_err()
+        });
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 }
 
+/// One of the two processes that HAProxy has with `-W`.
+#[derive(Clone, Copy)]
+pub enum Which {
+    Master,
+    Worker,
+}
+
 impl Drop for Haproxy {
     fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM);
-        let _ = self.process.wait();
+        if let Ok(None) = self.process.try_wait() {
+            let _ = kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM);
+            let _ = self.process.wait();
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cluster::{
-    Cluster, FOLLOWER, GET, LEADER, Node, PATIENCE, loopback, project, simulated_s9s, unknown, wait_until,
+    Cluster, FOLLOWER, GET, LEADER, Node, PATIENCE, loopback, parent, project, simulated_s9s, unknown, wait_until,
 };
 
 /// A running xinetd that serves one node on a loopback address of its own.
@@ -27,7 +27,11 @@ impl<'a> Xinetd<'a> {
     /// Starts it with the deployed service file, in which only the program's path, the address,
     /// the node's files and, if any are given, the arguments are filled in.
     pub fn start(node: Node<'a>, arguments: &str) -> Xinetd<'a> {
-        let ip = loopback();
+        Xinetd::start_on(loopback(), node, arguments)
+    }
+
+    /// The same on a given address.
+    pub fn start_on(ip: Ipv4Addr, node: Node<'a>, arguments: &str) -> Xinetd<'a> {
         let folder = &node.cluster.folder;
         let service = fs::read_to_string(project().join("deploy/xinetd/cmonhachk")).unwrap();
         let mut service = service.replace("/usr/local/sbin/cmonhachk", env!("CARGO_BIN_EXE_cmonhachk"));
@@ -99,14 +103,8 @@ impl<'a> Xinetd<'a> {
 
     /// The processes of the node's checks, by xinetd's mark on them.
     fn responders(&self) -> Vec<u32> {
-        let parent = self.process.id().to_string();
         let pids = self.node.cluster.processes().into_iter();
-        pids.filter(|pid| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // proc(5): the parent's id is the second word behind the program's name.
-            stat.rsplit(')').next().unwrap_or_default().split_whitespace().nth(1) == Some(&parent)
-        })
-        .collect()
+        pids.filter(|pid| parent(*pid) == Some(self.process.id())).collect()
     }
 }
 
