@@ -13,7 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cluster::{
-    Cluster, FOLLOWER, GET, LEADER, Node, PATIENCE, loopback, parent, project, simulated_s9s, unknown, wait_until,
+    Cluster, FOLLOWER, GET, LEADER, Node, PATIENCE, in_namespaces, loopback, parent, project, simulated_s9s, unknown,
+    wait_until,
 };
 
 /// A running xinetd that serves one node on a loopback address of its own.
@@ -32,13 +33,18 @@ impl<'a> Xinetd<'a> {
 
     /// The same on a given address.
     pub fn start_on(ip: Ipv4Addr, node: Node<'a>, arguments: &str) -> Xinetd<'a> {
-        let folder = &node.cluster.folder;
-        let service = fs::read_to_string(project().join("deploy/xinetd/cmonhachk")).unwrap();
-        let mut service = service.replace("/usr/local/sbin/cmonhachk", env!("CARGO_BIN_EXE_cmonhachk"));
+        let mut service = fs::read_to_string(project().join("deploy/xinetd/cmonhachk")).unwrap();
         if !arguments.is_empty() {
             assert!(service.contains("= --timeout 1.5\n"));
             service = service.replace("= --timeout 1.5\n", &format!("= {arguments}\n"));
         }
+        Xinetd::serve(ip, node, &service)
+    }
+
+    /// Starts it with a service, on a machine whose /etc/services has the deployed line.
+    fn serve(ip: Ipv4Addr, node: Node<'a>, service: &str) -> Xinetd<'a> {
+        let folder = &node.cluster.folder;
+        let service = service.replace("/usr/local/sbin/cmonhachk", env!("CARGO_BIN_EXE_cmonhachk"));
         let environment = format!(
             "env = S9S_SIM={} CMONHACHK_S9S={} CMONHACHK_CMON_DEFAULTS={} CMONHACHK_LOCK_FILE={}",
             folder.path().display(),
@@ -52,17 +58,14 @@ impl<'a> Xinetd<'a> {
             format!("{body}bind = {ip}\n{environment}\n}}\n"),
         );
         let log = folder.join(&format!("xinetd-{ip}.log"));
-        let process = Command::new("/usr/sbin/xinetd")
-            .env_clear()
-            .args(["-dontfork", "-f"])
-            .arg(conf)
-            .arg("-filelog")
-            .arg(&log)
-            .arg("-pidfile")
-            .arg(folder.join(&format!("xinetd-{ip}.pid")))
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("xinetd is installed");
+        let mut command = Command::new("/usr/sbin/xinetd");
+        command.args(["-dontfork", "-f"]).arg(conf).arg("-filelog").arg(&log);
+        command.arg("-pidfile").arg(folder.join(&format!("xinetd-{ip}.pid")));
+        let services = fs::read_to_string("/etc/services").unwrap();
+        let line = fs::read_to_string(project().join("deploy/xinetd/services")).unwrap();
+        let services = folder.write("services", services + "\n" + &line);
+        let script = format!("mount --bind {} /etc/services; exec env -i \"$@\"", services.display());
+        let process = in_namespaces(&["--mount"], &script, &command).spawn().unwrap();
         let address = SocketAddrV4::new(ip, 9201);
         let xinetd = Xinetd { process, address, node };
         wait_until("xinetd has started", || {
@@ -207,6 +210,28 @@ fn a_burst_of_connections_does_not_take_the_port_offline() {
         assert_eq!(answer(stream), LEADER);
     }
     assert_eq!(answer(xinetd.ask()), LEADER);
+}
+
+#[test]
+fn the_articles_service_file_with_only_the_server_changed_works() {
+    let cluster = Cluster::new();
+    let service = "\
+service cmonhachk
+{
+        flags           = REUSE
+        socket_type     = stream
+        port            = 9201
+        wait            = no
+        user            = root
+        server          = /usr/local/sbin/cmonhachk
+        log_on_failure  += USERID
+        disable         = no
+        only_from       = 0.0.0.0/0
+        per_source      = UNLIMITED
+}
+";
+    let xinetd = Xinetd::serve(loopback(), cluster.leader(), service);
+    assert_eq!(xinetd.curl(&[]), LEADER);
 }
 
 #[test]
