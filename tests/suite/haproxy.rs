@@ -35,7 +35,7 @@ impl Haproxy {
             .arg(configuration)
             .stdin(Stdio::null())
             .stdout(fs::File::create(&log).unwrap())
-            .stderr(Stdio::inherit())
+            .stderr(fs::File::create(folder.join("haproxy.err")).unwrap())
             .spawn()
             .expect("haproxy is installed");
         let haproxy = Haproxy { process, socket, log };
