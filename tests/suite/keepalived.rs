@@ -234,9 +234,9 @@ impl<'a> Host<'a> {
         self.keepalived.as_ref().map(Keepalived::log).unwrap_or_default()
     }
 
-    /// How often its keepalived has gone into a state.
-    fn entered(&self, state: &str) -> usize {
-        self.log().matches(&format!("(users) Entering {state} STATE")).count()
+    /// How often its keepalived has begun to stand by.
+    fn stood_by(&self) -> usize {
+        self.log().matches("(users) Entering BACKUP STATE").count()
     }
 
     fn has_the_address(&self) -> bool {
@@ -296,7 +296,7 @@ impl<'a> Site<'a> {
             host.start_keepalived();
         }
         site.wait_until("the others stand by", |site| {
-            site.hosts[1..].iter().all(|host| host.entered("BACKUP") == 1)
+            site.hosts[1..].iter().all(|host| host.stood_by() == 1)
         });
         site.serves();
         site
@@ -396,7 +396,7 @@ fn the_address_leaves_a_host_whose_haproxy_is_killed_and_does_not_jump_back() {
     let second = site.moves_from("node1", killed);
 
     site.hosts[0].start_haproxy();
-    site.wait_until("node1 stands by", |site| site.hosts[0].entered("BACKUP") == 2);
+    site.wait_until("node1 stands by", |site| site.hosts[0].stood_by() == 2);
     site.stays_on(second);
 
     // Now node1 alone is fit for it.
@@ -417,7 +417,7 @@ fn the_address_leaves_a_host_whose_cable_is_cut_and_does_not_jump_back() {
     let second = site.moves_from("node1", cut);
 
     site.switch.set(node1, "up");
-    site.wait_until("node1 stands by", |site| site.hosts[0].entered("BACKUP") == 2);
+    site.wait_until("node1 stands by", |site| site.hosts[0].stood_by() == 2);
     site.stays_on(second);
 }
 
