@@ -7,6 +7,7 @@ mod connection;
 mod documents;
 mod failover;
 mod haproxy;
+mod install;
 mod lock;
 mod properties;
 mod s9s;
