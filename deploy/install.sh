@@ -440,7 +440,12 @@ take_out() { # TARGET: what was installed there, if anything was
     elif exists "$target"; then
         take_away "$target"
     fi
-    if [ "$target" = "$socket" ] && [ -L "$enabled" ]; then take_away "$enabled"; fi
+}
+
+disable_socket() {
+    if [ -z "${checksum[$socket]:-}" ] || [ ! -L "$enabled" ]; then return; fi
+    say removed "$enabled"
+    $dry_run || take_away "$enabled"
 }
 
 enable_socket() {
@@ -452,31 +457,34 @@ enable_socket() {
     place "$stage/enabled" "$enabled"
 }
 
-# Everybody's file, of which one line is ours: nothing is kept or put back.
+# /etc/services is everybody's, and one line in it is ours: nothing is kept or put back.
 name_the_port() {
-    local services
     if [ ! -e /etc/services ] || grep -q '^cmonhachk[[:space:]]' /etc/services; then return; fi
-    services=$(readlink -f /etc/services)
-    say changed "/etc/services (one more line)"
     checksum[/etc/services]=line original[/etc/services]=-
-    if $dry_run; then return; fi
-    cp -a "$services" "$stage/services"
     # awk ends the last line, whatever it ended in.
-    { awk 1 "$services" && grep '^cmonhachk' "$deploy/xinetd/services"; } >"$stage/services"
-    place "$stage/services" "$services"
+    change_services "one more line" awk 1 /etc/services "$stage/line"
 }
 
 forget_the_port() {
-    local services line
     if [ -z "${checksum[/etc/services]:-}" ]; then return; fi
     unset 'checksum[/etc/services]' 'original[/etc/services]'
-    line=$(grep '^cmonhachk' "$deploy/xinetd/services")
-    if ! grep -qxF "$line" /etc/services; then return; fi
-    say changed "/etc/services (without our line)"
-    if $dry_run; then return; fi
+    if grep -qxFf "$stage/line" /etc/services; then
+        change_services "without our line" other_services
+    elif grep -q '^cmonhachk[[:space:]]' /etc/services; then
+        say left "/etc/services (our line was edited)"
+    fi
+}
+
+other_services() { grep -vxFf "$stage/line" /etc/services || true; }
+
+change_services() { # WHAT COMMAND…: the command prints the new content
+    local services
     services=$(readlink -f /etc/services)
+    say changed "/etc/services ($1)"
+    changes=$((changes + 1))
+    if $dry_run; then return; fi
     cp -a "$services" "$stage/services"
-    grep -vxF "$line" "$services" >"$stage/services" || true
+    "${@:2}" >"$stage/services"
     place "$stage/services" "$services"
 }
 
@@ -596,6 +604,7 @@ install_node() {
     # Of the two that can serve the port, the other one goes.
     case $with in
     xinetd)
+        disable_socket
         take_out "$socket"
         take_out "$instance"
         name_the_port
@@ -620,6 +629,7 @@ install_node() {
 uninstall_node() {
     local target packages=()
     placing=true
+    disable_socket
     for target in "$xinetd_service" "$socket" "$instance" "$haproxy_cfg" "$keepalived_conf" "$program"; do
         case ${checksum[$target]:+$target} in
         "$xinetd_service") packages+=(xinetd) ;;
@@ -657,6 +667,7 @@ cd /
 stage=$(mktemp -d)
 trap finish EXIT
 trap 'exit 130' INT TERM HUP
+grep '^cmonhachk' "$deploy/xinetd/services" >"$stage/line"
 read_record
 if $uninstall; then uninstall_node; else install_node; fi
 if $dry_run; then
