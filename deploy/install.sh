@@ -205,6 +205,7 @@ find_binary() {
 
 # Fills a template in, and fails unless it found everything that it has to fill in there.
 fill() { # TEMPLATE HOW-MANY TARGET
+    planned+=("$3")
     mkdir -p "$(dirname "$stage/new$3")"
     awk -v nodes="${nodes[*]}" -v own="$own" -v vip="$vip" -v interface="$interface" -v priority="$priority" \
         -v expected="$2" '
@@ -247,6 +248,7 @@ fill() { # TEMPLATE HOW-MANY TARGET
         fail "deploy/$1 is not as this script knows it: its addresses could not be filled in"
 }
 
+# Fills in all that is asked for, and has each configuration checked by the program it is for.
 stage_files() {
     if [ -n "$binary" ]; then
         planned+=("$program")
@@ -256,35 +258,26 @@ stage_files() {
     fi
     case $with in
     xinetd)
-        planned+=("$xinetd_service")
         fill xinetd/cmonhachk 1 "$xinetd_service"
+        check xinetd "$xinetd_service" serve_for_a_moment
         ;;
     systemd)
-        planned+=("$socket" "$instance")
         fill systemd/cmonhachk.socket 1 "$socket"
         fill systemd/cmonhachk@.service 0 "$instance"
+        check systemd-analyze "$socket" verify_units
         ;;
     esac
     if $haproxy; then
-        planned+=("$haproxy_cfg")
         fill haproxy/haproxy.cfg 3 "$haproxy_cfg"
+        check haproxy "$haproxy_cfg" haproxy -c -f
     fi
     if $keepalived; then
-        planned+=("$keepalived_conf")
         fill keepalived/keepalived.conf 5 "$keepalived_conf"
         # A node without others has nobody to talk to, and keepalived refuses an empty list of peers.
         [ "${#nodes[@]}" -gt 1 ] ||
             sed -i -e '/^ *unicast_peer/,/}/d' -e '/^ *[a-z_]*unicast_src/d' "$stage/new$keepalived_conf"
+        check keepalived "$keepalived_conf" keepalived -t -f
     fi
-}
-
-check_files() {
-    case $with in
-    xinetd) check xinetd "$xinetd_service" serve_for_a_moment ;;
-    systemd) check systemd-analyze "$socket" verify_units ;;
-    esac
-    if $haproxy; then check haproxy "$haproxy_cfg" haproxy -c -f; fi
-    if $keepalived; then check keepalived "$keepalived_conf" keepalived -t -f; fi
 }
 
 check() { # PROGRAM TARGET COMMAND…
@@ -498,7 +491,7 @@ service_of() {
 }
 
 declare -A to_restart=()
-changes=0 planned=() served=true
+changes=0 served=true
 note_change() {
     local service
     changes=$((changes + 1))
@@ -598,7 +591,6 @@ install_node() {
     install_missing_packages
     find_binary
     stage_files
-    check_files
 
     placing=true
     # Of the two that can serve the port, the other one goes.
@@ -630,12 +622,11 @@ uninstall_node() {
     local target packages=()
     placing=true
     disable_socket
+    for target in "$xinetd_service" "$haproxy_cfg" "$keepalived_conf"; do
+        # The services are called like their packages.
+        [ -z "${checksum[$target]:-}" ] || packages+=("$(service_of "$target")")
+    done
     for target in "$xinetd_service" "$socket" "$instance" "$haproxy_cfg" "$keepalived_conf" "$program"; do
-        case ${checksum[$target]:+$target} in
-        "$xinetd_service") packages+=(xinetd) ;;
-        "$haproxy_cfg") packages+=(haproxy) ;;
-        "$keepalived_conf") packages+=(keepalived) ;;
-        esac
         take_out "$target"
     done
     forget_the_port
@@ -664,6 +655,7 @@ read_arguments "$@"
 [ "$(id -u)" = 0 ] || fail "only root can do this"
 command -v ip >/dev/null || fail "please install iproute2 first: there is no ip here"
 cd /
+planned=()
 stage=$(mktemp -d)
 trap finish EXIT
 trap 'exit 130' INT TERM HUP
