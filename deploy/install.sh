@@ -514,7 +514,7 @@ starter() {
 
 is_running() {
     case $(starter "$1") in
-    systemctl) systemctl is-active --quiet "$1" ;;
+    systemctl) systemctl is-active --quiet "$1" 2>/dev/null ;;
     # Not every init script knows "status".
     service) kill -0 "$(head -n 1 "/run/$1.pid" 2>/dev/null)" 2>/dev/null ;;
     nothing) false ;;

@@ -622,6 +622,24 @@ fn a_dry_run_changes_nothing_and_says_what_would_be_done() {
 }
 
 #[test]
+fn in_a_chroot_the_files_are_installed_and_nothing_is_started() {
+    let root = Root::new("10.0.0.101");
+    let chroot = "mount -t tmpfs tmpfs /mnt
+        cp -a /bin /sbin /lib /lib64 /mnt
+        for folder in dev etc proc run tmp usr var; do
+            mkdir /mnt/$folder
+            mount --rbind /$folder /mnt/$folder
+        done
+        exec chroot /mnt /run/deploy/install.sh $0";
+    let output = root.run(&["sh", "-euc", chroot, NODES]).succeeds();
+    assert!(output.contains("not started xinetd: "), "{output}");
+    assert!(output.contains("service xinetd restart\n"), "{output}");
+    assert!(!output.contains("answer"), "{output}");
+    assert!(root.has(SERVICE));
+    assert_eq!(root.services(), [None, None, None]);
+}
+
+#[test]
 fn systemd_units_are_put_in_place_of_xinetds_service_and_the_other_way_round() {
     let root = Root::new("10.0.0.101");
     root.install(NODES).succeeds();
