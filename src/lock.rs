@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, c_int};
-use nix::sys::signal::{SaFlags, SigAction, SigEvent, SigHandler, SigSet, SigevNotify, Signal, sigaction};
+use nix::sys::signal::{SaFlags, SigAction, SigEvent, SigHandler, SigSet, SigevNotify, Signal, sigaction, signal};
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Uid;
@@ -115,6 +115,9 @@ impl Guard {
             question,
             verdict,
         };
+        // A limit on the size of files must be an error here and not the end of this process.
+        // SAFETY: ignoring a signal runs nothing at any moment.
+        unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
         file.write_all_at(&record.encode(), 0)
             .context("the verdict cannot be written to the lock file, so others cannot share it")
     }

@@ -9,7 +9,9 @@ use cmonhachk::record::Record;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, chown, mkfifo};
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, unknown, wait_until, waits_for_a_lock};
+use crate::cluster::{
+    Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until, waits_for_a_lock,
+};
 
 #[test]
 fn fifty_checks_at_the_same_moment_are_fifty_right_answers_from_one_run() {
@@ -338,6 +340,34 @@ fn a_lock_file_that_cannot_be_made_does_not_stop_the_check() {
         ..cluster.leader()
     };
     assert_eq!(node.get(&[]), LEADER);
+}
+
+/// A check where the folder of the lock file is made by a script that runs before it.
+fn with_lock_folder(script: &str) -> String {
+    let cluster = Cluster::new();
+    let folder = cluster.folder.join("locks");
+    fs::create_dir(&folder).unwrap();
+    let node = Node {
+        lock: folder.join("lock"),
+        ..cluster.leader()
+    };
+    let script = format!("cd {}; {script}; exec \"$@\"", folder.display());
+    let mut client = connect(&mut in_namespaces(&["--mount"], &script, &node.command()));
+    client.send(GET);
+    client.answer()
+}
+
+#[test]
+fn a_verdict_that_cannot_be_written_down_is_given_all_the_same() {
+    let full = "mount -t tmpfs -o size=4k tmpfs .; cd .; head -c 4096 /dev/zero >ballast";
+    assert_eq!(with_lock_folder(full), LEADER, "on a full disk");
+    let read_only = "mount -t tmpfs -o ro tmpfs .";
+    assert_eq!(with_lock_folder(read_only), LEADER, "on a read-only one");
+    assert_eq!(
+        with_lock_folder("prlimit --fsize=100 --pid $$"),
+        LEADER,
+        "where files may not grow"
+    );
 }
 
 #[test]
