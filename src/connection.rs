@@ -1,7 +1,7 @@
 //! The connection: standard input, when a super-server gives us a client's socket there.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -37,14 +37,14 @@ impl Connection {
         if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFSOCK.bits() {
             return None;
         }
-        let is_socket = |other: nix::Result<FileStat>| {
+        let is_the_same = |other: nix::Result<FileStat>| {
             other.is_ok_and(|other| (other.st_dev, other.st_ino) == (stat.st_dev, stat.st_ino))
         };
         if let Ok(null) = open("/dev/null", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
-            if is_socket(fstat(io::stdout())) {
+            if is_the_same(fstat(io::stdout())) {
                 let _ = dup2_stdout(&null);
             }
-            if is_socket(fstat(io::stderr())) {
+            if is_the_same(fstat(io::stderr())) {
                 let _ = dup2_stderr(&null);
             }
         }
@@ -75,7 +75,11 @@ impl Connection {
         let deadline = Deadline::from_now(SENDING);
         let mut rest = answer;
         while !rest.is_empty() {
-            match send(raw(&self.socket), rest, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+            match send(
+                self.socket.as_raw_fd(),
+                rest,
+                MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+            ) {
                 Ok(count) => rest = &rest[count..],
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) if !deadline.passed() => self.wait_for(PollFlags::POLLOUT, deadline),
@@ -89,7 +93,7 @@ impl Connection {
     /// closes its side, for at most a second. Without it, what arrives late would make the kernel
     /// send RST, and the client might lose the answer.
     pub fn linger(&self) {
-        let _ = shutdown(raw(&self.socket), Shutdown::Write);
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Write);
         let deadline = Deadline::from_now(LINGER);
         let mut dropped = [0; 4096];
         while self.receive(&mut dropped, deadline).is_some() {}
@@ -98,7 +102,7 @@ impl Connection {
     /// Some bytes, or None when there will be none before `deadline`.
     fn receive(&self, buffer: &mut [u8], deadline: Deadline) -> Option<usize> {
         while !deadline.passed() {
-            match recv(raw(&self.socket), buffer, MsgFlags::MSG_DONTWAIT) {
+            match recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return None,
                 Ok(count) => return Some(count),
                 Err(Errno::EAGAIN) => self.wait_for(PollFlags::POLLIN, deadline),
@@ -114,9 +118,4 @@ impl Connection {
         // Whatever it returns, the next try to read or write tells.
         let _ = poll(&mut socket, deadline.poll_timeout());
     }
-}
-
-fn raw(socket: &io::Stdin) -> std::os::fd::RawFd {
-    use std::os::fd::AsRawFd;
-    socket.as_raw_fd()
 }

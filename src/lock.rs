@@ -57,12 +57,12 @@ pub struct Guard {
 /// Comes to the lock file at `path` for a turn; waits for it until `deadline`. `question` is a
 /// digest of what the check asks: a verdict on another question is not shared.
 pub fn turn(path: &Path, question: u64, sharing: Sharing, deadline: Deadline) -> Turn {
-    let arrived = since_boot();
-    take_turn(path, question, sharing, arrived, deadline)
+    take_turn(path, question, sharing, deadline)
         .unwrap_or_else(|error| Turn::Unguarded(error.context(format!("lock file {}", path.display()))))
 }
 
-fn take_turn(path: &Path, question: u64, sharing: Sharing, arrived: u64, deadline: Deadline) -> Result<Turn> {
+fn take_turn(path: &Path, question: u64, sharing: Sharing, deadline: Deadline) -> Result<Turn> {
+    let arrived = since_boot();
     let file = open(path)?;
     let boot = boot_id()?;
     let shared = |record: &Option<Record>| {

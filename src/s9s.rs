@@ -199,6 +199,8 @@ impl Child {
         let failed =
             |what: &'static str| move |errno: Errno| Reason::S9sNotStarted.because(anyhow!(errno).context(what));
         let exit = watch_for_exit().map_err(failed("cannot watch for the end of s9s"))?;
+        let (stdout, stdout_end) = pipe().map_err(failed("cannot make a pipe"))?;
+        let (stderr, stderr_end) = pipe().map_err(failed("cannot make a pipe"))?;
         let (held, leash) = pipe2(OFlag::O_CLOEXEC).map_err(failed("cannot make a pipe"))?;
         let path = c_string(program.as_os_str());
         let words: Vec<CString> = iter::once(path.clone())
@@ -216,20 +218,16 @@ impl Child {
         let mut command = Command::new(program);
         command
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(stdout_end)
+            .stderr(stderr_end)
             .process_group(0);
         // SAFETY: this process has one thread, so nothing that its child uses can be locked or half
         // done.
         unsafe { command.pre_exec(execute) };
-        let mut child = command.spawn().map_err(|error| not_started(program, error))?;
-        let streams = [
-            child.stdout.take().map(OwnedFd::from),
-            child.stderr.take().map(OwnedFd::from),
-        ];
+        let child = command.spawn().map_err(|error| not_started(program, error))?;
         Ok(Child {
             pid: Pid::from_raw(child.id().cast_signed()),
-            streams: streams.map(Stream::new),
+            streams: [Stream::new(stdout), Stream::new(stderr)],
             exit,
             _leash: leash,
         })
@@ -319,6 +317,13 @@ fn watch_for_exit() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&exits, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
+/// A pipe whose reading end never blocks: only poll(2) is waited on.
+fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
+    let (reading, writing) = pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&reading, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((reading, writing))
+}
+
 /// One of the streams that s9s prints to.
 struct Stream {
     pipe: Option<File>,
@@ -326,11 +331,9 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(pipe: Option<OwnedFd>) -> Stream {
-        // Never to be waited on but by poll(2).
-        let never_blocks = |pipe: &OwnedFd| fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_ok();
+    fn new(pipe: OwnedFd) -> Stream {
         Stream {
-            pipe: pipe.filter(never_blocks).map(File::from),
+            pipe: Some(File::from(pipe)),
             bytes: Vec::new(),
         }
     }
