@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::unistd::Uid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
 
 /// How long anything may take that the tests wait for.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -277,11 +278,7 @@ impl Client {
 
     /// All that comes until the connection's orderly end; a reset is an error.
     pub fn receive(&mut self) -> String {
-        let mut answer = Vec::new();
-        self.stream
-            .read_to_end(&mut answer)
-            .expect("the connection ends in good order");
-        String::from_utf8(answer).unwrap()
+        receive(&mut self.stream)
     }
 
     /// The answer, after which the client closes and the responder exits with status 0.
@@ -290,6 +287,41 @@ impl Client {
         let _ = self.stream.shutdown(Shutdown::Both);
         assert_eq!(self.responder.wait().unwrap().code(), Some(0));
         answer
+    }
+}
+
+/// Opens a connection to a served port and sends a request on it.
+pub fn ask(address: SocketAddrV4, request: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request).unwrap();
+    stream
+}
+
+/// All that comes until the connection's orderly end; a reset is an error.
+pub fn receive(stream: &mut TcpStream) -> String {
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .expect("the connection ends in good order");
+    answer
+}
+
+/// A daemon that a test has started: ended with it, if it has not ended before.
+pub struct Daemon(pub Child);
+
+impl Daemon {
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            self.signal(Signal::SIGTERM);
+            let _ = self.0.wait();
+        }
     }
 }
 

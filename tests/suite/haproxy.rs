@@ -5,17 +5,17 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{Cluster, Folder, PATIENCE, parent, processes, wait_until};
+use crate::cluster::{Cluster, Daemon, Folder, PATIENCE, parent, processes, wait_until};
 use crate::xinetd::Xinetd;
 
 /// A running HAProxy.
 pub struct Haproxy {
-    process: Child,
+    process: Daemon,
     socket: PathBuf,
     log: PathBuf,
 }
@@ -38,6 +38,7 @@ impl Haproxy {
             .stderr(fs::File::create(folder.join("haproxy.err")).unwrap())
             .spawn()
             .expect("haproxy is installed");
+        let process = Daemon(process);
         let haproxy = Haproxy { process, socket, log };
         wait_until("HAProxy answers", || UnixStream::connect(&haproxy.socket).is_ok());
         haproxy
@@ -68,14 +69,14 @@ impl Haproxy {
 
     /// The workers that a master has: after a reload also old ones, for as long as they have users.
     fn workers(&self) -> Vec<u32> {
-        let master = Some(self.process.id());
+        let master = Some(self.process.0.id());
         processes().filter(|pid| parent(*pid) == master).collect()
     }
 
     /// Has the master read its configuration again, and waits for the new worker.
     pub fn reload(&self) {
         let old = self.workers();
-        kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGUSR2).unwrap();
+        self.process.signal(Signal::SIGUSR2);
         wait_until("there is a new worker", || {
             self.workers().iter().any(|worker| !old.contains(worker))
         });
@@ -84,12 +85,12 @@ impl Haproxy {
     /// Kills one of its processes, upon which the other ends too; waits until nobody serves.
     pub fn kill(mut self, which: Which) {
         let victim = match which {
-            Which::Master => self.process.id(),
+            Which::Master => self.process.0.id(),
             Which::Worker => self.workers()[0],
         };
         kill(Pid::from_raw(victim.cast_signed()), Signal::SIGKILL).unwrap();
         wait_until("both processes are gone", || {
-            self.process.try_wait().unwrap().is_some() && UnixStream::connect(&self.socket).is_err()
+            self.process.0.try_wait().unwrap().is_some() && UnixStream::connect(&self.socket).is_err()
         });
     }
 
@@ -103,15 +104,6 @@ impl Haproxy {
 pub enum Which {
     Master,
     Worker,
-}
-
-impl Drop for Haproxy {
-    fn drop(&mut self) {
-        if let Ok(None) = self.process.try_wait() {
-            let _ = kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM);
-            let _ = self.process.wait();
-        }
-    }
 }
 
 #[test]

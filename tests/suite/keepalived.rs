@@ -11,17 +11,15 @@ use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
-use crate::cluster::{Cluster, Folder, in_namespaces, project, wait_until};
+use crate::cluster::{Cluster, Daemon, Folder, in_namespaces, project, wait_until};
 use crate::failover::Ui;
 use crate::haproxy::{Haproxy, Which};
 use crate::xinetd::Xinetd;
@@ -109,7 +107,7 @@ fn port(address: Ipv4Addr) -> String {
 
 /// A running keepalived.
 struct Keepalived {
-    process: Child,
+    _process: Daemon,
     log: PathBuf,
 }
 
@@ -136,19 +134,15 @@ impl Keepalived {
             .stderr(output)
             .spawn()
             .expect("keepalived is installed");
-        Keepalived { process, log }
+        Keepalived {
+            _process: Daemon(process),
+            log,
+        }
     }
 
     /// What it has said.
     fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
-    }
-}
-
-impl Drop for Keepalived {
-    fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM);
-        let _ = self.process.wait();
     }
 }
 

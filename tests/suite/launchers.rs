@@ -1,27 +1,13 @@
 //! The same check under other super-servers than xinetd: one answer, byte for byte.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use std::process::{Command, Stdio};
 
 use crate::cluster::{
-    Cluster, FOLLOWER, GET, LEADER, Node, PATIENCE, loopback, project, simulated_s9s, unknown, wait_until,
+    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, ask, loopback, project, receive, simulated_s9s, unknown, wait_until,
 };
-
-/// A running super-server.
-struct Launcher(Child);
-
-impl Drop for Launcher {
-    fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
-        let _ = self.0.wait();
-    }
-}
 
 /// The words of a node's check.
 fn words(node: &Node<'_>) -> Vec<String> {
@@ -34,7 +20,7 @@ fn words(node: &Node<'_>) -> Vec<String> {
     ]
 }
 
-fn launch(node: &Node<'_>, command: &mut Command, address: SocketAddrV4) -> Launcher {
+fn launch(node: &Node<'_>, command: &mut Command, address: SocketAddrV4) -> Daemon {
     let log = fs::File::create(node.cluster.folder.join("launcher.log")).unwrap();
     let process = command
         .env("S9S_SIM", node.cluster.folder.path())
@@ -43,18 +29,18 @@ fn launch(node: &Node<'_>, command: &mut Command, address: SocketAddrV4) -> Laun
         .stderr(log)
         .spawn()
         .unwrap();
-    let launcher = Launcher(process);
+    let launcher = Daemon(process);
     wait_until("the port is served", || TcpStream::connect(address).is_ok());
     launcher
 }
 
-fn systemd_socket_activate(node: &Node<'_>, address: SocketAddrV4) -> Launcher {
+fn systemd_socket_activate(node: &Node<'_>, address: SocketAddrV4) -> Daemon {
     let mut command = Command::new("systemd-socket-activate");
     command.args(["--accept", "--inetd", "--setenv=S9S_SIM", "--setenv=HOME=/", "--listen"]);
     launch(node, command.arg(address.to_string()).args(words(node)), address)
 }
 
-fn openbsd_inetd(node: &Node<'_>, address: SocketAddrV4) -> Launcher {
+fn openbsd_inetd(node: &Node<'_>, address: SocketAddrV4) -> Daemon {
     let words = words(node);
     let program = Path::new(&words[0]).file_name().unwrap().to_str().unwrap();
     let line = format!(
@@ -68,7 +54,7 @@ fn openbsd_inetd(node: &Node<'_>, address: SocketAddrV4) -> Launcher {
     launch(node, command.args(["-i", "-E"]).arg(configuration), address)
 }
 
-fn socat(node: &Node<'_>, address: SocketAddrV4) -> Launcher {
+fn socat(node: &Node<'_>, address: SocketAddrV4) -> Daemon {
     let listen = format!("TCP-LISTEN:{},bind={},reuseaddr,fork", address.port(), address.ip());
     let mut command = Command::new("socat");
     launch(
@@ -78,19 +64,8 @@ fn socat(node: &Node<'_>, address: SocketAddrV4) -> Launcher {
     )
 }
 
-fn ask(address: SocketAddrV4, request: &[u8]) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(request).unwrap();
-    let mut answer = String::new();
-    stream
-        .read_to_string(&mut answer)
-        .expect("the connection ends in good order");
-    answer
-}
-
 /// Starts a super-server for a node in each state, and asks it in several ways.
-fn gives_one_answer(start: impl Fn(&Node<'_>, SocketAddrV4) -> Launcher) {
+fn gives_one_answer(start: impl Fn(&Node<'_>, SocketAddrV4) -> Daemon) {
     for (address, expected) in [
         ("10.0.0.101", LEADER.to_string()),
         ("10.0.0.102", FOLLOWER.to_string()),
@@ -101,10 +76,10 @@ fn gives_one_answer(start: impl Fn(&Node<'_>, SocketAddrV4) -> Launcher) {
         let port = SocketAddrV4::new(loopback(), 9201);
         let _launcher = start(&node, port);
         for request in [GET, b"OPTIONS / HTTP/1.0\r\n\r\n", b"", b"garbage\xff\n\n"] {
-            assert_eq!(ask(port, request), expected, "{request:?}");
+            assert_eq!(receive(&mut ask(port, request)), expected, "{request:?}");
         }
         let (head, _) = expected.split_once("<html>").unwrap();
-        assert_eq!(ask(port, b"HEAD / HTTP/1.0\r\n\r\n"), head);
+        assert_eq!(receive(&mut ask(port, b"HEAD / HTTP/1.0\r\n\r\n")), head);
     }
 }
 

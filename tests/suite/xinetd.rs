@@ -3,9 +3,9 @@
 //! xinetd is started with an empty environment, as an init system does.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cluster::{
-    Cluster, FOLLOWER, GET, LEADER, Node, PATIENCE, in_namespaces, loopback, parent, project, simulated_s9s, unknown,
-    wait_until,
+    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, ask, in_namespaces, loopback, parent, project, receive,
+    simulated_s9s, unknown, wait_until,
 };
 
 /// A running xinetd that serves one node on a loopback address of its own.
 pub struct Xinetd<'a> {
-    process: Child,
+    process: Daemon,
     pub address: SocketAddrV4,
     node: Node<'a>,
 }
@@ -65,7 +65,7 @@ impl<'a> Xinetd<'a> {
         let line = fs::read_to_string(project().join("deploy/xinetd/services")).unwrap();
         let services = folder.write("services", services + "\n" + &line);
         let script = format!("mount --bind {} /etc/services; exec env -i \"$@\"", services.display());
-        let process = in_namespaces(&["--mount"], &script, &command).spawn().unwrap();
+        let process = Daemon(in_namespaces(&["--mount"], &script, &command).spawn().unwrap());
         let address = SocketAddrV4::new(ip, 9201);
         let xinetd = Xinetd { process, address, node };
         wait_until("xinetd has started", || {
@@ -98,32 +98,14 @@ impl<'a> Xinetd<'a> {
 
     /// Opens a connection and sends a request on it.
     fn ask(&self) -> TcpStream {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(GET).unwrap();
-        stream
+        ask(self.address, GET)
     }
 
     /// The processes of the node's checks, by xinetd's mark on them.
     fn responders(&self) -> Vec<u32> {
         let pids = self.node.cluster.processes().into_iter();
-        pids.filter(|pid| parent(*pid) == Some(self.process.id())).collect()
+        pids.filter(|pid| parent(*pid) == Some(self.process.0.id())).collect()
     }
-}
-
-impl Drop for Xinetd<'_> {
-    fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.process.id() as i32), Signal::SIGTERM);
-        let _ = self.process.wait();
-    }
-}
-
-fn answer(mut stream: TcpStream) -> String {
-    let mut text = String::new();
-    stream
-        .read_to_string(&mut text)
-        .expect("the connection ends in good order");
-    text
 }
 
 #[test]
@@ -206,10 +188,10 @@ fn a_burst_of_connections_does_not_take_the_port_offline() {
     let cluster = Cluster::new();
     let xinetd = Xinetd::start(cluster.leader(), "");
     let connections: Vec<TcpStream> = (0..500).map(|_| xinetd.ask()).collect();
-    for stream in connections {
-        assert_eq!(answer(stream), LEADER);
+    for mut stream in connections {
+        assert_eq!(receive(&mut stream), LEADER);
     }
-    assert_eq!(answer(xinetd.ask()), LEADER);
+    assert_eq!(receive(&mut xinetd.ask()), LEADER);
 }
 
 #[test]
@@ -266,7 +248,7 @@ fn a_second_after_a_flood_of_5000_connections_in_five_seconds_the_port_answers()
     stream
         .set_read_timeout(Some(Duration::from_secs(1).saturating_sub(over.elapsed())))
         .unwrap();
-    assert_eq!(answer(stream), LEADER);
+    assert_eq!(receive(&mut stream), LEADER);
     let (runs, seconds) = (cluster.runs(), start.elapsed().as_secs() as usize);
     assert!(runs <= seconds + 1, "{runs} runs of s9s in {seconds} seconds");
 }
@@ -293,12 +275,12 @@ fn a_kill_in_the_middle_of_a_check_is_followed_by_a_right_answer() {
     let cluster = Cluster::new();
     cluster.behaves("hang");
     let xinetd = Xinetd::start(cluster.leader(), "");
-    let stream = xinetd.ask();
+    let mut stream = xinetd.ask();
     wait_until("s9s runs", || cluster.runs() == 1);
     let responders = xinetd.responders();
     assert_eq!(responders.len(), 1);
     kill(Pid::from_raw(responders[0] as i32), Signal::SIGKILL).unwrap();
-    assert_eq!(answer(stream), "");
+    assert_eq!(receive(&mut stream), "");
     cluster.behaves("list");
     assert_eq!(xinetd.curl(&[]), LEADER);
     wait_until("nothing is left", || cluster.processes().is_empty());
