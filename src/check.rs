@@ -11,7 +11,7 @@ use crate::list;
 use crate::lock::{self, Sharing, Turn};
 use crate::log;
 use crate::machine;
-use crate::options::Options;
+use crate::options::{self, Options};
 use crate::reason::{Fault, Reason};
 use crate::s9s::{self, Run};
 use crate::verdict::{Standing, Verdict, judge, verdict};
@@ -66,12 +66,12 @@ impl Checked {
 pub fn check(options: &Options, sharing: Sharing, deadline: Deadline) -> Checked {
     let mut seen = Seen::default();
     let mut unguarded = None;
-    let outcome = match lock::turn(&options.lock_file, options.question(), sharing, deadline) {
+    let outcome = match lock::turn(&options.lock_file, options::question(), sharing, deadline) {
         Turn::Shared(verdict) => return Checked::Shared(verdict),
         Turn::Ours(guard) => {
             let outcome = find_out(options, deadline, &mut seen);
             let before = guard.before();
-            if let Err(error) = guard.hand_over(verdict(&outcome)) {
+            if let Err(error) = guard.hand_over(verdict(&outcome), options.max_age) {
                 log::fault(&format!("{}: {error:#}", options.lock_file.display()));
             }
             log::change(before, &outcome);

@@ -1,11 +1,13 @@
 //! The connection: standard input, when a super-server gives us a client's socket there.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::libc::STDERR_FILENO;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
@@ -21,6 +23,10 @@ const LINGER: Duration = Duration::from_secs(1);
 /// client that a broken network or a hostile peer makes of it.
 const SENDING: Duration = Duration::from_secs(1);
 
+/// What one turn of reading a request takes. Room for a health check's whole request, and no more,
+/// for the pages of a buffer cost time even where nothing is read into them. In bytes.
+const CHUNK: usize = 1024;
+
 /// A client's connection.
 pub struct Connection {
     socket: io::Stdin,
@@ -32,6 +38,7 @@ impl Connection {
     /// A super-server may have made standard output and error the same socket. They are pointed at
     /// /dev/null, so that nothing but the answer can reach the client, whoever writes it.
     pub fn on_stdin() -> Option<Connection> {
+        let null = null();
         let socket = io::stdin();
         let stat = fstat(&socket).ok()?;
         if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFSOCK.bits() {
@@ -40,7 +47,7 @@ impl Connection {
         let is_the_same = |other: nix::Result<FileStat>| {
             other.is_ok_and(|other| (other.st_dev, other.st_ino) == (stat.st_dev, stat.st_ino))
         };
-        if let Ok(null) = open("/dev/null", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+        if let Ok(null) = null {
             if is_the_same(fstat(io::stdout())) {
                 let _ = dup2_stdout(&null);
             }
@@ -51,19 +58,19 @@ impl Connection {
         Some(Connection { socket })
     }
 
-    /// Reads the request's head, or what of it there is when `deadline` has passed, the client has
-    /// closed its side, or [`MAX_HEAD`] bytes have come. Read at all because a socket that is
-    /// closed with unread bytes sends RST, and the client loses the answer.
-    pub fn read_head(&self, deadline: Deadline) -> Vec<u8> {
-        let mut head = vec![0; MAX_HEAD];
-        let mut length = 0;
-        while length < MAX_HEAD && !request::is_complete(&head[..length]) {
-            match self.receive(&mut head[length..], deadline) {
-                Some(count) => length += count,
+    /// Reads the request's head, or what of it there is when the deadline has passed, the client
+    /// has closed its side, or [`MAX_HEAD`] bytes have come. Read at all because a socket that is
+    /// closed with unread bytes sends RST, and the client loses the answer. The deadline is asked
+    /// for only if something has to be waited for.
+    pub fn read_head(&self, deadline: impl Fn() -> Deadline) -> Vec<u8> {
+        let mut head = Vec::with_capacity(CHUNK);
+        let mut chunk = [0; CHUNK];
+        while head.len() < MAX_HEAD && !request::is_complete(&head) {
+            match self.receive(&mut chunk, &deadline) {
+                Some(count) => head.extend_from_slice(&chunk[..count]),
                 None => break,
             }
         }
-        head.truncate(length);
         head
     }
 
@@ -95,27 +102,44 @@ impl Connection {
     pub fn linger(&self) {
         let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Write);
         let deadline = Deadline::from_now(LINGER);
-        let mut dropped = [0; 4096];
-        while self.receive(&mut dropped, deadline).is_some() {}
+        let mut dropped = [0; CHUNK];
+        while !deadline.passed() && self.receive(&mut dropped, || deadline).is_some() {}
     }
 
-    /// Some bytes, or None when there will be none before `deadline`.
-    fn receive(&self, buffer: &mut [u8], deadline: Deadline) -> Option<usize> {
-        while !deadline.passed() {
+    /// Some bytes, or None when there will be none before the deadline.
+    fn receive(&self, buffer: &mut [u8], deadline: impl Fn() -> Deadline) -> Option<usize> {
+        loop {
             match recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return None,
                 Ok(count) => return Some(count),
-                Err(Errno::EAGAIN) => self.wait_for(PollFlags::POLLIN, deadline),
+                Err(Errno::EAGAIN) => {
+                    let deadline = deadline();
+                    if deadline.passed() {
+                        return None;
+                    }
+                    self.wait_for(PollFlags::POLLIN, deadline);
+                }
                 Err(Errno::EINTR) => {}
                 Err(_) => return None,
             }
         }
-        None
     }
 
     fn wait_for(&self, event: PollFlags, deadline: Deadline) {
         let mut socket = [PollFd::new(self.socket.as_fd(), event)];
         // Whatever it returns, the next try to read or write tells.
         let _ = poll(&mut socket, deadline.poll_timeout());
+    }
+}
+
+/// Opens /dev/null, first of all as whichever standard descriptor is closed: a file of ours must
+/// not be taken for one.
+fn null() -> nix::Result<OwnedFd> {
+    loop {
+        let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+        if null.as_raw_fd() > STDERR_FILENO {
+            return Ok(null);
+        }
+        mem::forget(null);
     }
 }

@@ -6,6 +6,7 @@
 //! because a record is believed only whole, and written under it.
 
 use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -37,10 +38,10 @@ pub enum Turn {
 }
 
 /// Which verdicts a check is content with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
-    /// One that was reached after the check came to the lock, or that is younger than this.
-    Within(Duration),
+    /// One that still counts, or that was reached after the check came to the lock.
+    Allowed,
     /// None but its own.
     Nothing,
 }
@@ -54,6 +55,17 @@ pub struct Guard {
     before: Option<Verdict>,
 }
 
+/// The verdict on `question` that the lock file at `path` holds, if it still counts.
+///
+/// For a check that knows no more than what it was asked: whoever left this verdict was asked the
+/// same, so was told the same of how long it counts.
+pub fn shared(path: &Path, question: u64) -> Option<Verdict> {
+    let file = open(OpenOptions::new().read(true), path).ok()?;
+    let record = last_record(&file).filter(|record| record.question == question)?;
+    let counts = record.boot == boot_id().ok()? && record.counts_at(since_boot());
+    counts.then_some(record.verdict)
+}
+
 /// Comes to the lock file at `path` for a turn; waits for it until `deadline`. `question` is a
 /// digest of what the check asks: a verdict on another question is not shared.
 pub fn turn(path: &Path, question: u64, sharing: Sharing, deadline: Deadline) -> Turn {
@@ -63,17 +75,14 @@ pub fn turn(path: &Path, question: u64, sharing: Sharing, deadline: Deadline) ->
 
 fn take_turn(path: &Path, question: u64, sharing: Sharing, deadline: Deadline) -> Result<Turn> {
     let arrived = since_boot();
-    let file = open(path)?;
+    let file = open(OpenOptions::new().read(true).write(true).create(true), path)?;
     let boot = boot_id()?;
     let shared = |record: &Option<Record>| {
         let record = record
             .as_ref()
-            .filter(|record| record.boot == boot && record.question == question)?;
-        let age = since_boot().checked_sub(record.at)?;
-        let wanted = match sharing {
-            Sharing::Within(max_age) => record.at >= arrived || u128::from(age) < max_age.as_nanos(),
-            Sharing::Nothing => false,
-        };
+            .filter(|record| sharing == Sharing::Allowed && record.boot == boot && record.question == question)?;
+        let now = since_boot();
+        let wanted = record.counts_at(now) || (arrived..=now).contains(&record.at);
         wanted.then_some(Turn::Shared(record.verdict))
     };
     if let Some(turn) = shared(&last_record(&file)) {
@@ -101,17 +110,20 @@ impl Guard {
         self.before
     }
 
-    /// Leaves `verdict` to the others and frees the lock.
+    /// Leaves `verdict` to the others, to be given again until it is `max_age` old, and frees the
+    /// lock.
     ///
     /// # Errors
     /// The file cannot be written. The lock is free all the same; the others run s9s themselves.
-    pub fn hand_over(self, verdict: Verdict) -> Result<()> {
+    pub fn hand_over(self, verdict: Verdict, max_age: Duration) -> Result<()> {
         let Guard {
             file, boot, question, ..
         } = self;
+        let at = since_boot();
         let record = Record {
             boot,
-            at: since_boot(),
+            at,
+            until: at.saturating_add(nanos(max_age)),
             question,
             verdict,
         };
@@ -123,13 +135,9 @@ impl Guard {
     }
 }
 
-/// Opens the lock file, made if need be, and refuses whatever somebody else may have put there.
-fn open(path: &Path) -> Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
+/// Opens the lock file and refuses whatever somebody else may have put there.
+fn open(how: &mut OpenOptions, path: &Path) -> Result<File> {
+    let file = how
         .mode(0o600)
         // A FIFO or a device in its place must neither block nor become our terminal.
         .custom_flags(O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
@@ -208,15 +216,21 @@ fn alarm(deadline: Deadline) -> nix::Result<Timer> {
 /// Nanoseconds since boot, on the clock that neither steps nor stops in suspend.
 fn since_boot() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had CLOCK_BOOTTIME since 2.6.39");
-    let nanos = Duration::from(now).as_nanos();
-    u64::try_from(nanos).expect("584 years of nanoseconds fit")
+    nanos(now.into())
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).expect("584 years of nanoseconds fit")
 }
 
 /// Tells this boot's clock from another's. Source: proc(5), /proc/sys/kernel/random/boot_id.
 fn boot_id() -> Result<String> {
     const FILE: &str = "/proc/sys/kernel/random/boot_id";
-    let id = std::fs::read_to_string(FILE).with_context(|| format!("the time in it means nothing without {FILE}"))?;
-    let id = id.trim_end();
+    let mut text = [0; 64];
+    let length = File::open(FILE)
+        .and_then(|mut file| file.read(&mut text))
+        .with_context(|| format!("the time in it means nothing without {FILE}"))?;
+    let id = String::from_utf8_lossy(text[..length].trim_ascii_end());
     ensure!(id.len() == 36 && !id.contains(' '), "{FILE} holds no boot id: {id:?}");
     Ok(id.to_string())
 }

@@ -1,7 +1,7 @@
 //! The last verdict as the lock file holds it.
 //!
 //! One line of a fixed length, so that it is written in one piece over the one before and an
-//! operator can read it: `cmonhachk-verdict 1 boot=… at=… for=… leader sum=…`. Whatever does not
+//! operator can read it: `cmonhachk-verdict 2 boot=… at=… until=… for=… leader sum=…`. Whatever does not
 //! read as exactly that, to the last digit of its sum, holds no verdict.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,9 +10,9 @@ use crate::reason::Reason;
 use crate::verdict::Verdict;
 
 /// The length of a record, its newline included. In bytes.
-pub const LEN: usize = 160;
+pub const LEN: usize = 192;
 
-const MAGIC: &str = "cmonhachk-verdict 1";
+const MAGIC: &str = "cmonhachk-verdict 2";
 
 /// A verdict that was reached, and for whom and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Record {
     pub boot: String,
     /// When it was reached, in nanoseconds since that boot (`CLOCK_BOOTTIME`).
     pub at: u64,
+    /// Until when it is given again, on the same clock.
+    pub until: u64,
     /// A digest of what was asked: another defaults file or another s9s makes another verdict.
     pub question: u64,
     /// The verdict.
@@ -28,15 +30,25 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether the verdict is still given again at `now`, on the record's clock. One from the
+    /// future is not.
+    pub fn counts_at(&self, now: u64) -> bool {
+        (self.at..self.until).contains(&now)
+    }
+
     /// The record's line.
     pub fn encode(&self) -> [u8; LEN] {
         let Record {
             boot,
             at,
+            until,
             question,
             verdict,
         } = self;
-        let signed = format!("{MAGIC} boot={boot} at={at} for={question:016x} {}", verdict.words());
+        let signed = format!(
+            "{MAGIC} boot={boot} at={at} until={until} for={question:016x} {}",
+            verdict.words()
+        );
         let line = format!(
             "{signed:<width$} sum={:016x}\n",
             sum(&signed),
@@ -61,6 +73,7 @@ impl Record {
         let mut words = signed.strip_prefix(MAGIC)?.strip_prefix(' ')?.split(' ');
         let boot = words.next()?.strip_prefix("boot=")?.to_string();
         let at = words.next()?.strip_prefix("at=")?.parse().ok()?;
+        let until = words.next()?.strip_prefix("until=")?.parse().ok()?;
         let question = u64::from_str_radix(words.next()?.strip_prefix("for=")?, 16).ok()?;
         let verdict = match (words.next()?, words.next(), words.next()) {
             ("leader", None, None) => Verdict::Leader,
@@ -71,6 +84,7 @@ impl Record {
         Some(Record {
             boot,
             at,
+            until,
             question,
             verdict,
         })
@@ -96,6 +110,7 @@ mod tests {
             .map(|verdict| Record {
                 boot: "0c9b8a4e-3f1d-4a57-9d0e-6f2b7c1a5e33".to_string(),
                 at: u64::MAX,
+                until: u64::MAX,
                 question: 0x0123_4567_89ab_cdef,
                 verdict,
             })

@@ -1,5 +1,6 @@
 //! What a client gets: one answer to one connection.
 
+use std::cell::LazyCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,9 @@ use crate::answer;
 use crate::check::check;
 use crate::connection::Connection;
 use crate::deadline::Deadline;
-use crate::lock::Sharing;
+use crate::lock::{self, Sharing};
 use crate::log;
-use crate::options::Options;
+use crate::options::{self, LOCK_FILE, Options};
 use crate::reason::Reason;
 use crate::request;
 use crate::verdict::Verdict;
@@ -21,16 +22,25 @@ const READING: Duration = Duration::from_secs(1);
 
 /// Answers `connection`: request → lock → s9s → verdict → answer. `started` is when the process
 /// did; from then on the answer takes no longer than the options' timeout.
-pub fn serve(connection: &Connection, options: Result<Options, clap::Error>, started: Instant) {
-    let reading = options
-        .as_ref()
-        .map_or(READING, |options| READING.min(options.timeout / 2));
-    let head = connection.read_head(Deadline::after(started, reading));
-    let verdict = options.map_or_else(refuse, |options| {
-        let deadline = Deadline::after(started, options.timeout);
-        or_internal_error(|| check(&options, Sharing::Within(options.max_age), deadline).verdict())
+///
+/// Most checks share a verdict that lies there already. They need no options, and reading them
+/// would take more time than all the rest, so they are read when first asked for.
+pub fn serve(connection: &Connection, started: Instant) {
+    let options = LazyCell::new(Options::read);
+    let head = connection.read_head(|| {
+        let reading = options
+            .as_ref()
+            .map_or(READING, |options| READING.min(options.timeout / 2));
+        Deadline::after(started, reading)
+    });
+    let verdict = or_internal_error(|| {
+        lock::shared(LOCK_FILE.as_ref(), options::question()).unwrap_or_else(|| match &*options {
+            Ok(options) => check(options, Sharing::Allowed, Deadline::after(started, options.timeout)).verdict(),
+            Err(error) => refuse(error),
+        })
     });
     match connection.send(&answer::render(verdict, request::is_head(&head))) {
+        Ok(()) if request::is_whole(&head) => {}
         // A client that did not wait for its answer is its own business.
         Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => connection.linger(),
         Err(errno) => log::fault(&format!("the answer could not be sent: {errno}")),
@@ -39,7 +49,7 @@ pub fn serve(connection: &Connection, options: Result<Options, clap::Error>, sta
 
 /// Options that cannot be used are the operator's to mend; --help and --version, which are errors
 /// to clap too, have no reader here.
-fn refuse(error: clap::Error) -> Verdict {
+fn refuse(error: &clap::Error) -> Verdict {
     log::fault(&format!("{}: {error}", Reason::BadArguments.code()));
     Verdict::Unknown(Reason::BadArguments)
 }

@@ -2,15 +2,17 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cmonhachk::record::Record;
+use cmonhachk::options::LOCK_FILE;
+use cmonhachk::record::{LEN, Record};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, chown, mkfifo};
 
 use crate::cluster::{
-    Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until, waits_for_a_lock,
+    Cluster, FOLLOWER, Folder, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until, waits_for_a_lock,
 };
 
 #[test]
@@ -172,7 +174,7 @@ fn a_lock_that_comes_free_before_the_deadline_is_taken() {
 /// nothing has been run.
 fn record_of_a_leader(node: &Node<'_>) -> Record {
     node.cluster.leads("10.0.0.102");
-    assert_eq!(node.get(&[]), LEADER);
+    assert_eq!(node.get(&["--max-age", "60"]), LEADER);
     let record = Record::decode(&fs::read(&node.lock).unwrap()).unwrap();
     fs::remove_file(&node.lock).unwrap();
     fs::remove_file(node.cluster.folder.join("runs")).unwrap();
@@ -183,6 +185,38 @@ fn record_of_a_leader(node: &Node<'_>) -> Record {
 fn put(node: &Node<'_>, content: &[u8]) {
     fs::write(&node.lock, content).unwrap();
     fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
+}
+
+/// The records that must not be believed, and why not.
+fn others(valid: &Record) -> [(&'static str, Record); 4] {
+    let second = 1_000_000_000;
+    let valid = || valid.clone();
+    [
+        (
+            "another boot",
+            Record {
+                boot: "00000000-0000-0000-0000-000000000000".to_string(),
+                ..valid()
+            },
+        ),
+        (
+            "the past",
+            Record {
+                at: valid().at - second,
+                until: valid().at,
+                ..valid()
+            },
+        ),
+        (
+            "the future",
+            Record {
+                at: valid().at + 600 * second,
+                until: valid().until + 600 * second,
+                ..valid()
+            },
+        ),
+        ("another question", Record { question: 0, ..valid() }),
+    ]
 }
 
 #[test]
@@ -196,34 +230,56 @@ fn a_verdict_is_believed_only_in_its_time_its_boot_and_its_question() {
         LEADER,
         "the record that the others differ from"
     );
-
-    let second = 1_000_000_000;
-    let reboot = Record {
-        boot: "00000000-0000-0000-0000-000000000000".to_string(),
-        ..valid.clone()
-    };
-    let old = Record {
-        at: valid.at - 61 * second,
-        ..valid.clone()
-    };
-    let future = Record {
-        at: valid.at + 600 * second,
-        ..valid.clone()
-    };
-    let other = Record {
-        question: 0,
-        ..valid.clone()
-    };
-    for (what, record) in [
-        ("another boot", reboot),
-        ("the past", old),
-        ("the future", future),
-        ("another question", other),
-    ] {
+    for (what, record) in others(&valid) {
         put(&node, &record.encode());
         assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER, "a verdict of {what}");
     }
     assert_eq!(cluster.runs(), 4);
+}
+
+/// A check that is told nothing of its lock file, and so need not read its options to look there.
+fn get_from_the_usual_lock_file(node: &Node<'_>, folder: &Path) -> String {
+    let mut command = node.command();
+    command.env_remove("CMONHACHK_LOCK_FILE").args(["--max-age", "60"]);
+    let script = format!(
+        "mount -t tmpfs none /run; mkdir -p {usual}; mount --bind {folder} {usual}; exec \"$@\"",
+        usual = Path::new(LOCK_FILE).parent().unwrap().display(),
+        folder = folder.display()
+    );
+    let mut client = connect(&mut in_namespaces(&["--mount"], &script, &command));
+    client.send(GET);
+    client.answer()
+}
+
+#[test]
+fn the_usual_lock_file_is_believed_no_more_than_another() {
+    let cluster = Cluster::new();
+    let folder = Folder::new();
+    let node = Node {
+        lock: folder.join(Path::new(LOCK_FILE).file_name().unwrap().to_str().unwrap()),
+        ..cluster.node("10.0.0.102")
+    };
+    let get = || get_from_the_usual_lock_file(&node, folder.path());
+    cluster.leads("10.0.0.102");
+    assert_eq!(get(), LEADER);
+    let valid = Record::decode(&fs::read(&node.lock).unwrap()).unwrap();
+    cluster.leads("10.0.0.101");
+    assert_eq!(get(), LEADER, "the record that the others differ from");
+    assert_eq!(cluster.runs(), 1);
+    for (what, record) in others(&valid) {
+        put(&node, &record.encode());
+        assert_eq!(get(), FOLLOWER, "a verdict of {what}");
+    }
+    assert_eq!(cluster.runs(), 5);
+
+    let target = folder.write("target", valid.encode());
+    fs::remove_file(&node.lock).unwrap();
+    symlink(&target, &node.lock).unwrap();
+    assert_eq!(get(), FOLLOWER, "a symbolic link");
+    fs::remove_file(&node.lock).unwrap();
+    put(&node, &valid.encode());
+    fs::set_permissions(&node.lock, Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(get(), FOLLOWER, "a file that others may write to");
 }
 
 #[test]
@@ -233,7 +289,14 @@ fn content_that_is_no_verdict_is_ignored() {
     let valid = record_of_a_leader(&node).encode();
     let mut flipped = valid;
     flipped[120] ^= 1;
-    for content in [&b""[..], b"leader\n", &[0; 160], &[0xff; 160], &valid[..159], &flipped] {
+    for content in [
+        &b""[..],
+        b"leader\n",
+        &[0; LEN],
+        &[0xff; LEN],
+        &valid[..LEN - 1],
+        &flipped,
+    ] {
         put(&node, content);
         assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER);
         // The check has left its own verdict there instead.
@@ -262,6 +325,11 @@ fn a_verdict_reached_with_another_s9s_conf_or_client_is_not_taken() {
     assert_eq!(check("HOME", "/tmp"), 2);
     assert_eq!(check("PATH", "/bin:/usr/bin"), 3);
     assert_eq!(check("S9S_SYSTEM_CONFIG", "/tmp/s9s.conf"), 4);
+    assert_eq!(
+        check("CMONHACHK_TIMEOUT", "4"),
+        5,
+        "whoever is asked otherwise finds out himself"
+    );
 }
 
 #[test]
