@@ -2,12 +2,13 @@
 //!
 //! The client runs directly, never through a shell, in a process group of its own, and nothing of
 //! that group outlives the run: it is killed when the client exits, when its time is up, and, by
-//! the kernel, when this process itself is killed (see `tie`).
+//! the kernel, when this process itself is killed (see `tie`). What has left the group is killed
+//! with it in the first two cases.
 
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::iter;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -23,12 +24,13 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::prctl::set_child_subreaper;
-use nix::sys::signal::{SigHandler, SigSet, Signal, killpg, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill, killpg, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{AccessFlags, Pid, Uid, User, access, execve, getppid, pipe2};
+use nix::unistd::{AccessFlags, Pid, Uid, access, execve, getppid, pipe2};
 
 use crate::deadline::Deadline;
+use crate::machine;
 use crate::reason::{Fault, Reason};
 
 /// The arguments of every run. Further words would be name filters.
@@ -170,7 +172,7 @@ fn environment(deadline: Deadline) -> Vec<CString> {
         }
     };
     default("PATH", &|| Some(SENSIBLE_PATH.into()));
-    default("HOME", &|| Some(User::from_uid(Uid::effective()).ok()??.dir.into()));
+    default("HOME", &|| machine::home_of(Uid::effective()));
     default("S9S_CONNECTION_TIMEOUT", &|| {
         Some(deadline.left().as_secs().max(1).to_string().into())
     });
@@ -190,6 +192,8 @@ struct Child {
     pid: Pid,
     streams: [Stream; 2],
     exit: SignalFd,
+    /// Children that whoever started us had before we were executed.
+    others: Vec<Pid>,
     /// Our end of the pipe that ties s9s to this process; see [`tie`].
     _leash: OwnedFd,
 }
@@ -208,6 +212,7 @@ impl Child {
             .collect();
         let environment = environment(deadline);
         let parent = Pid::this();
+        let others = children();
         let execute = move || -> io::Result<()> {
             SigSet::empty().thread_set_mask()?;
             tie(&held, parent)?;
@@ -229,6 +234,7 @@ impl Child {
             pid: Pid::from_raw(child.id().cast_signed()),
             streams: [Stream::new(stdout), Stream::new(stderr)],
             exit,
+            others,
             _leash: leash,
         })
     }
@@ -271,27 +277,49 @@ impl Child {
         !matches!(waitid(Id::Pid(self.pid), peek), Ok(WaitStatus::StillAlive))
     }
 
-    /// Waits for the end of the whole group. The status is that of s9s itself.
+    /// Waits for the end of the whole group and of what has left it. The status is that of s9s.
     fn reap(&self) -> Option<WaitStatus> {
         let group = Pid::from_raw(-self.pid.as_raw());
         let patience = Deadline::from_now(DYING);
         let mut status = None;
         while !patience.passed() {
             match waitpid(group, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => {
-                    let _ = poll(
-                        &mut [PollFd::new(self.exit.as_fd(), PollFlags::POLLIN)],
-                        patience.poll_timeout(),
-                    );
-                    let _ = self.exit.read_signal();
-                }
+                Ok(WaitStatus::StillAlive) => self.wait_for_an_exit(patience),
                 Ok(ended) if ended.pid() == Some(self.pid) => status = Some(ended),
                 Ok(_) => {}
                 Err(_) => break,
             }
         }
+        // Whoever lost its parent is our child now; see `watch_for_exit`.
+        while !patience.passed() {
+            let mut strays = children();
+            strays.retain(|pid| !self.others.contains(pid));
+            if strays.is_empty() {
+                break;
+            }
+            strays.retain(|pid| {
+                let _ = kill(*pid, Signal::SIGKILL);
+                matches!(waitpid(*pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
+            });
+            if !strays.is_empty() {
+                self.wait_for_an_exit(patience);
+            }
+        }
         status
     }
+
+    fn wait_for_an_exit(&self, deadline: Deadline) {
+        let mut exit = [PollFd::new(self.exit.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut exit, deadline.poll_timeout());
+        let _ = self.exit.read_signal();
+    }
+}
+
+/// This process's children. None where the kernel does not tell (proc_pid_task(5), `children`).
+fn children() -> Vec<Pid> {
+    let list = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    let numbers = list.split_whitespace().filter_map(|number| number.parse().ok());
+    numbers.map(Pid::from_raw).collect()
 }
 
 /// Why the program could not be executed. The kernel says ENOENT for a missing interpreter as well.

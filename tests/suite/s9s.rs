@@ -4,13 +4,13 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
-use nix::unistd::{Uid, User};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
+use nix::unistd::{Pid, Uid, User};
 
-use crate::cluster::{Cluster, GET, LEADER, in_namespaces, unknown, wait_until};
+use crate::cluster::{Cluster, GET, LEADER, connect, in_namespaces, unknown, wait_until};
 
 /// What s9s found in its environment, one variable a line.
 fn environment(cluster: &Cluster) -> Vec<String> {
@@ -241,6 +241,36 @@ fn an_s9s_that_prints_without_end_is_killed() {
 #[test]
 fn a_child_that_s9s_leaves_behind_is_not_waited_for_and_killed() {
     is_contained("stray", LEADER);
+}
+
+#[test]
+fn a_child_of_s9s_that_has_left_its_group_is_killed() {
+    is_contained("daemon", LEADER);
+}
+
+#[test]
+fn what_was_started_before_the_check_is_left_alone() {
+    let cluster = Cluster::new();
+    cluster.behaves("daemon");
+    let check = cluster.leader().command();
+    // The sleeper is its shell's child, and then that of the check that the shell has become.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "sleep 60 >/dev/null 2>&1 & echo $! >sleeper; exec \"$0\""]);
+    shell
+        .arg(check.get_program())
+        .current_dir(cluster.folder.path())
+        .env_clear();
+    for (name, value) in check.get_envs() {
+        shell.env(name, value.unwrap_or_default());
+    }
+    let mut client = connect(&mut shell);
+    client.send(GET);
+    assert_eq!(client.answer(), LEADER);
+    let sleeper = fs::read_to_string(cluster.folder.join("sleeper")).unwrap();
+    let sleeper: u32 = sleeper.trim().parse().unwrap();
+    let arguments = fs::read(format!("/proc/{sleeper}/cmdline")).unwrap_or_default();
+    assert_eq!(arguments, b"sleep\x0060\0");
+    kill(Pid::from_raw(sleeper.cast_signed()), Signal::SIGKILL).unwrap();
 }
 
 #[test]
