@@ -11,7 +11,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 /// The lock file, unless an option names another.
-pub const LOCK_FILE: &str = "/run/cmonhachk.lock";
+const LOCK_FILE: &str = "/run/cmonhachk.lock";
 
 /// The longest span that an option takes, in seconds.
 const MAX_SECONDS: f64 = 3600.0;
@@ -119,6 +119,14 @@ impl Options {
             explain: given.get_flag("explain"),
         })
     }
+}
+
+/// Where the lock file is, most likely: for a look at it before the options are read. Whoever looks
+/// must believe only what answers its own [`question`]; then a wrong guess finds nothing.
+pub fn likely_lock_file() -> PathBuf {
+    let mut arguments = env::args_os().skip_while(|argument| argument != "--lock-file").skip(1);
+    let named = arguments.next().or_else(|| env::var_os("CMONHACHK_LOCK_FILE"));
+    named.unwrap_or_else(|| LOCK_FILE.into()).into()
 }
 
 /// A digest of what this check was asked: its arguments, and what of its environment decides the

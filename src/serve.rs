@@ -12,7 +12,7 @@ use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::lock::{self, Sharing};
 use crate::log;
-use crate::options::{self, LOCK_FILE, Options};
+use crate::options::{self, Options};
 use crate::reason::Reason;
 use crate::request;
 use crate::verdict::Verdict;
@@ -34,7 +34,7 @@ pub fn serve(connection: &Connection, started: Instant) {
         Deadline::after(started, reading)
     });
     let verdict = or_internal_error(|| {
-        lock::shared(LOCK_FILE.as_ref(), options::question()).unwrap_or_else(|| match &*options {
+        lock::shared(&options::likely_lock_file(), options::question()).unwrap_or_else(|| match &*options {
             Ok(options) => check(options, Sharing::Allowed, Deadline::after(started, options.timeout)).verdict(),
             Err(error) => refuse(error),
         })

@@ -6,13 +6,12 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cmonhachk::options::LOCK_FILE;
 use cmonhachk::record::{LEN, Record};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, chown, mkfifo};
 
 use crate::cluster::{
-    Cluster, FOLLOWER, Folder, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until, waits_for_a_lock,
+    Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until, waits_for_a_lock,
 };
 
 #[test]
@@ -91,10 +90,14 @@ fn those_who_wait_for_a_hanging_s9s_are_told_what_the_first_one_met() {
     let cluster = Cluster::new();
     cluster.behaves("hang");
     let node = cluster.leader();
-    let mut clients: Vec<_> = (0..10).map(|_| node.connect(&["--timeout", "1.5"])).collect();
-    for client in &mut clients {
+    let start = || {
+        let mut client = node.connect(&["--timeout", "1.5"]);
         client.send(GET);
-    }
+        client
+    };
+    let mut clients = vec![start()];
+    wait_until("s9s runs", || cluster.runs() == 1);
+    clients.extend((0..10).map(|_| start()));
     for client in clients {
         assert_eq!(client.answer(), unknown("s9s-timeout"));
     }
@@ -237,49 +240,45 @@ fn a_verdict_is_believed_only_in_its_time_its_boot_and_its_question() {
     assert_eq!(cluster.runs(), 4);
 }
 
-/// A check that is told nothing of its lock file, and so need not read its options to look there.
-fn get_from_the_usual_lock_file(node: &Node<'_>, folder: &Path) -> String {
-    let mut command = node.command();
-    command.env_remove("CMONHACHK_LOCK_FILE").args(["--max-age", "60"]);
-    let script = format!(
-        "mount -t tmpfs none /run; mkdir -p {usual}; mount --bind {folder} {usual}; exec \"$@\"",
-        usual = Path::new(LOCK_FILE).parent().unwrap().display(),
-        folder = folder.display()
-    );
-    let mut client = connect(&mut in_namespaces(&["--mount"], &script, &command));
-    client.send(GET);
-    client.answer()
-}
-
 #[test]
-fn the_usual_lock_file_is_believed_no_more_than_another() {
+fn wherever_the_lock_file_is_named_its_verdict_is_shared() {
     let cluster = Cluster::new();
-    let folder = Folder::new();
-    let node = Node {
-        lock: folder.join(Path::new(LOCK_FILE).file_name().unwrap().to_str().unwrap()),
-        ..cluster.node("10.0.0.102")
+    let node = cluster.leader();
+    let lock = node.lock.to_str().unwrap();
+    let other = format!("{lock}-2");
+    let check = |arguments: &[&str], variable: Option<&str>| {
+        let mut command = node.command();
+        command
+            .env_remove("CMONHACHK_LOCK_FILE")
+            .args(["--max-age", "60"])
+            .args(arguments);
+        if let Some(value) = variable {
+            command.env("CMONHACHK_LOCK_FILE", value);
+        }
+        let usual = node.cluster.folder.join("run");
+        let script = format!("mkdir -p {0}; mount --bind {0} /run; exec \"$@\"", usual.display());
+        let mut client = connect(&mut in_namespaces(&["--mount"], &script, &command));
+        client.send(GET);
+        assert_eq!(client.answer(), LEADER);
+        cluster.runs()
     };
-    let get = || get_from_the_usual_lock_file(&node, folder.path());
-    cluster.leads("10.0.0.102");
-    assert_eq!(get(), LEADER);
-    let valid = Record::decode(&fs::read(&node.lock).unwrap()).unwrap();
-    cluster.leads("10.0.0.101");
-    assert_eq!(get(), LEADER, "the record that the others differ from");
-    assert_eq!(cluster.runs(), 1);
-    for (what, record) in others(&valid) {
-        put(&node, &record.encode());
-        assert_eq!(get(), FOLLOWER, "a verdict of {what}");
+    let equals = format!("--lock-file={lock}");
+    for (number, (arguments, variable)) in [
+        (&[][..], None),
+        (&[], Some(lock)),
+        (&["--lock-file", lock], None),
+        (&["--lock-file", lock], Some(&other[..])),
+        (&[&equals], None),
+        (&[&equals], Some(&other)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(check(arguments, variable), number + 1, "{arguments:?} {variable:?}");
+        assert_eq!(check(arguments, variable), number + 1, "{arguments:?} {variable:?}");
     }
-    assert_eq!(cluster.runs(), 5);
-
-    let target = folder.write("target", valid.encode());
-    fs::remove_file(&node.lock).unwrap();
-    symlink(&target, &node.lock).unwrap();
-    assert_eq!(get(), FOLLOWER, "a symbolic link");
-    fs::remove_file(&node.lock).unwrap();
-    put(&node, &valid.encode());
-    fs::set_permissions(&node.lock, Permissions::from_mode(0o666)).unwrap();
-    assert_eq!(get(), FOLLOWER, "a file that others may write to");
+    assert!(!Path::new(&other).exists());
+    assert!(node.cluster.folder.join("run/cmonhachk.lock").exists());
 }
 
 #[test]
