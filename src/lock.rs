@@ -5,8 +5,9 @@
 //! The verdict lies in the locked file as a [`Record`]. It is read without the lock, which is safe
 //! because a record is believed only whole, and written under it.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -125,6 +126,15 @@ impl Guard {
 
 /// Opens the lock file, made if need be, and refuses whatever somebody else may have put there.
 fn open(path: &Path) -> Result<File> {
+    let me = Uid::effective().as_raw();
+    let keeper = folder(path)
+        .context("its folder can neither be found nor be made")?
+        .uid();
+    // A file of root's in the folder of the service's user would lock the service out.
+    ensure!(
+        keeper == me || keeper == 0,
+        "its folder belongs to user {keeper} and this check runs as user {me}; run it as that user"
+    );
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -139,11 +149,11 @@ fn open(path: &Path) -> Result<File> {
             _ => anyhow!(error).context("it cannot be opened"),
         })?;
     let meta = file.metadata().context("it cannot be examined")?;
-    let (owner, me) = (meta.uid(), Uid::effective().as_raw());
+    let owner = meta.uid();
     ensure!(meta.is_file(), "it is no regular file");
     ensure!(
         owner == me,
-        "it belongs to user {owner} and this check runs as user {me}"
+        "it belongs to user {owner} and this check runs as user {me}; run it as that user"
     );
     ensure!(meta.nlink() <= 1, "it has {} hard links", meta.nlink());
     let mode = meta.permissions().mode() & 0o7777;
@@ -154,6 +164,22 @@ fn open(path: &Path) -> Result<File> {
         meta.len()
     );
     Ok(file)
+}
+
+/// The folder of the file at `path`; made, for its owner alone, where nothing else has made it.
+fn folder(path: &Path) -> io::Result<Metadata> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    match folder.metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let made = DirBuilder::new().mode(0o700).create(folder);
+            // Another check may have been faster.
+            folder.metadata().map_err(|missing| made.err().unwrap_or(missing))
+        }
+        found => found,
+    }
 }
 
 /// The file's record. Content that is no record is none.

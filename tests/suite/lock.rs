@@ -333,10 +333,56 @@ fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched
 }
 
 #[test]
+fn the_lock_files_folder_is_made_where_that_is_possible_for_its_owner_alone() {
+    let cluster = Cluster::new();
+    cluster.behaves("slow 0.3");
+    let folder = cluster.folder.join("fresh");
+    let node = Node {
+        lock: folder.join("lock"),
+        ..cluster.leader()
+    };
+    let mut clients: Vec<_> = (0..20).map(|_| node.connect(&["--max-age", "60"])).collect();
+    for client in &mut clients {
+        client.send(GET);
+    }
+    for client in clients {
+        assert_eq!(client.answer(), LEADER);
+    }
+    assert_eq!(cluster.runs(), 1);
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o7777, 0o700);
+}
+
+#[test]
+fn no_lock_file_is_made_in_another_users_folder() {
+    if !Uid::effective().is_root() {
+        return;
+    }
+    let cluster = Cluster::new();
+    let folder = cluster.folder.join("service");
+    fs::create_dir(&folder).unwrap();
+    let node = Node {
+        lock: folder.join("lock"),
+        ..cluster.leader()
+    };
+    let check = || node.answer(&["--max-age", "60", "--explain"]);
+    chown(&folder, Some(Uid::from_raw(65534)), None).unwrap();
+    let text = check();
+    assert!(text.contains("verdict: leader"), "{text}");
+    assert!(
+        text.contains("its folder belongs to user 65534 and this check runs as user 0; run it as that user"),
+        "{text}"
+    );
+    assert!(!node.lock.exists(), "root's file would lock the service out");
+    chown(&folder, Some(Uid::from_raw(0)), None).unwrap();
+    assert!(!check().contains("not used"));
+    assert!(node.lock.exists());
+}
+
+#[test]
 fn a_lock_file_that_cannot_be_made_does_not_stop_the_check() {
     let cluster = Cluster::new();
     let node = Node {
-        lock: cluster.folder.join("no-such-folder/lock"),
+        lock: cluster.folder.join("no-such/folder/lock"),
         ..cluster.leader()
     };
     assert_eq!(node.get(&[]), LEADER);

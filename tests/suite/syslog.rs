@@ -134,6 +134,25 @@ fn a_lock_file_that_cannot_be_used_is_named_with_the_reason() {
 }
 
 #[test]
+fn a_missing_folder_of_the_lock_file_is_named() {
+    let cluster = Cluster::new();
+    let log = Log::open(&cluster);
+    let node = Node {
+        lock: cluster.folder.join("no-such/folder/lock"),
+        ..cluster.leader()
+    };
+    assert_eq!(get(&node, &[]), LEADER);
+    let lines = log.lines();
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].starts_with("<27>the check runs unguarded: "), "{lines:?}");
+    assert!(
+        lines[0].contains("no-such/folder/lock: its folder can neither be found nor be made: "),
+        "{lines:?}"
+    );
+    assert!(lines[0].contains("No such file or directory"), "{lines:?}");
+}
+
+#[test]
 fn a_lock_that_is_not_free_in_time_is_named() {
     let cluster = Cluster::new();
     let log = Log::open(&cluster);
