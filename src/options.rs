@@ -40,7 +40,7 @@ pub struct Options {
         long,
         value_name = "FILE",
         env = "CMONHACHK_LOCK_FILE",
-        default_value = "/run/cmonhachk.lock"
+        default_value = "/run/cmonhachk/lock"
     )]
     pub lock_file: PathBuf,
 

@@ -12,6 +12,7 @@ mod keepalived;
 mod launchers;
 mod lock;
 mod properties;
+mod rights;
 mod s9s;
 mod simulation;
 mod syslog;
