@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use crate::cluster::{Folder, project, simulated_s9s, wait_until};
 
 pub const NODES: &str = "--nodes 10.0.0.101,10.0.0.102,10.0.0.103 --binary /run/built";
-const ALL: &str = "--nodes 10.0.0.101,10.0.0.102,10.0.0.103 --vip 10.0.0.130 --interface eth1 \
+pub const ALL: &str = "--nodes 10.0.0.101,10.0.0.102,10.0.0.103 --vip 10.0.0.130 --interface eth1 \
     --haproxy --keepalived --binary /run/built";
 
 const BINARY: &str = "/usr/local/sbin/cmonhachk";

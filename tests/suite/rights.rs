@@ -4,8 +4,8 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use crate::cluster::{simulated_s9s, wait_until};
-use crate::install::{CONF, NODES, PRIVATE, RECORD, Root, SERVICE, TMPFILES};
+use crate::cluster::{project, simulated_s9s, wait_until};
+use crate::install::{ALL, CONF, NODES, PRIVATE, RECORD, Root, SERVICE, TMPFILES};
 
 const LOCK: &str = "/run/cmonhachk/lock";
 const ROOTS_CONF: &str = "/root/.s9s/s9s.conf";
@@ -154,18 +154,36 @@ fn what_the_user_has_no_right_to_is_the_reason_and_explained() {
     );
 }
 
+/// The lines of the README's example that begins so, without their indentation.
+fn example(start: &str) -> String {
+    let readme = fs::read_to_string(project().join("README.md")).unwrap();
+    let lines = readme
+        .lines()
+        .skip_while(|line| !line.starts_with(&format!("    {start}")));
+    let example: Vec<&str> = lines.map_while(|line| line.strip_prefix("    ")).collect();
+    assert!(!example.is_empty(), "{start}");
+    example.join("\n") + "\n"
+}
+
+#[test]
+fn a_dry_run_says_what_the_readme_shows() {
+    let root = Root::of_a_leader();
+    fs::remove_file(root.path("/root/.s9s/admin.key")).unwrap();
+    let output = root.install(&format!("{ALL} --dry-run")).succeeds();
+    assert_eq!(output, example("node        10.0.0.101"));
+    assert_eq!(root.shell("getent passwd cmonhachk"), "");
+}
+
 #[test]
 fn a_check_by_hand_is_the_services_as_its_user_and_in_nobodys_way_as_root() {
     let root = Root::of_a_leader();
     root.install(NODES).succeeds();
-    let by_hand = ["/usr/local/sbin/cmonhachk", "--explain"];
-    let text = root
-        .run(&[&["runuser", "-u", "cmonhachk", "--", "env", "-i"][..], &by_hand].concat())
-        .succeeds();
+    let text = root.shell(&example("runuser -u cmonhachk"));
     assert!(
         text.contains("verdict: leader\n") && !text.contains("not used"),
         "{text}"
     );
+    let by_hand = ["/usr/local/sbin/cmonhachk", "--explain"];
     let text = root.run(&by_hand).succeeds();
     assert!(
         text.contains("/run/cmonhachk/lock: its folder belongs to user"),
@@ -249,6 +267,18 @@ fn without_roots_s9s_conf_it_says_what_is_missing() {
     assert!(!output.contains(&missing), "{output}");
     root.comes_to_answer("leader");
     assert!(!root.has(KEY));
+
+    // One of its own, as the README has it.
+    root.shell(&example("install -m 0600 -o cmonhachk"));
+    assert_eq!(root.rights(CONF), "600 cmonhachk cmonhachk");
+    wait_until("s9s uses it", || {
+        root.answers() == "leader" && root.read("/run/sim/who") == "cmonhachk /var/lib/cmonhachk cmonhachk\n"
+    });
+    let output = root.install(NODES).succeeds();
+    assert!(
+        output.contains(&format!("left        {CONF} (somebody's own)\n")),
+        "{output}"
+    );
 }
 
 #[test]
