@@ -2,11 +2,12 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cmonhachk::record::Record;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{Gid, Uid, chown, mkfifo};
 
 use crate::cluster::{
@@ -317,6 +318,7 @@ fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched
     });
     is_refused("a directory", |node| fs::create_dir(&node.lock).unwrap());
     is_refused("a FIFO", |node| mkfifo(&node.lock, Mode::S_IRWXU).unwrap());
+    is_refused("a socket", |node| drop(UnixListener::bind(&node.lock).unwrap()));
     is_refused("a file that others may write to", |node| {
         put(node, &record_of_a_leader(node).encode());
         fs::set_permissions(&node.lock, Permissions::from_mode(0o666)).unwrap();
@@ -325,6 +327,9 @@ fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched
         put(node, &[b'#'; 1000]);
     });
     if Uid::effective().is_root() {
+        is_refused("a device", |node| {
+            mknod(&node.lock, SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 3)).unwrap();
+        });
         is_refused("another user's file", |node| {
             put(node, &record_of_a_leader(node).encode());
             chown(&node.lock, Some(Uid::from_raw(65534)), Some(Gid::from_raw(65534))).unwrap();

@@ -7,6 +7,7 @@ mod connection;
 mod documents;
 mod failover;
 mod haproxy;
+mod hostile;
 mod install;
 mod keepalived;
 mod launchers;

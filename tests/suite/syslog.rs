@@ -19,10 +19,10 @@ unset LOG_FOLDER
 exec \"$@\"";
 
 /// The log daemon's end of the socket.
-struct Log(UnixDatagram);
+pub struct Log(UnixDatagram);
 
 impl Log {
-    fn open(cluster: &Cluster) -> Log {
+    pub fn open(cluster: &Cluster) -> Log {
         cluster.folder.write("null", "");
         let socket = UnixDatagram::bind(cluster.folder.join("log")).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -30,7 +30,7 @@ impl Log {
     }
 
     /// The lines that came since the last look, without the process id.
-    fn lines(&self) -> Vec<String> {
+    pub fn lines(&self) -> Vec<String> {
         let mut buffer = [0; 65536];
         let lines = std::iter::from_fn(|| {
             self.0
@@ -49,7 +49,7 @@ impl Log {
 }
 
 /// The node's check, in a namespace with this log.
-fn logging(node: &Node<'_>, arguments: &[&str]) -> Command {
+pub fn logging(node: &Node<'_>, arguments: &[&str]) -> Command {
     let mut check = node.command();
     check.args(arguments).env("LOG_FOLDER", node.cluster.folder.path());
     in_namespaces(&["--mount"], ENTER, &check)
