@@ -4,7 +4,7 @@
 # All files are first filled in and checked in a folder of their own, and then put in place all or
 # none. /var/lib/cmonhachk/installed remembers what was put where: one line for each file, with its
 # checksum, what was there before ("-" for nothing), and its path; and one for the user that the
-# checks run as, which says whether it was "made" or "found" here.
+# checks run as, which says whether it was "made" or "found" here ("former", if it is to go).
 #
 # That user must not become root by what root does here: its home and the record in it are root's,
 # and in the one folder below, where it may write, root reads and writes with its rights alone.
@@ -198,7 +198,7 @@ read_record() {
     [ -e "$record" ] || return 0
     while read -r sum before path; do
         checksum[$path]=$sum original[$path]=$before
-        [[ $path == /* ]] || recorded_user=$path
+        [[ $path == /* || $before == former ]] || recorded_user=$path
     done <"$record"
 }
 
@@ -549,7 +549,10 @@ change_services() { # WHAT COMMAND…: the command prints the new content
 
 # The user that the checks run as: made where there is none, and remembered.
 make_user() {
-    : "${checksum[$user]:=found}" "${original[$user]:=-}"
+    local name
+    for name in $(recorded_users); do original[$name]=former; done
+    : "${checksum[$user]:=found}"
+    original[$user]=-
     if getent passwd "$user" >/dev/null; then return; fi
     say new "user $user (no login, home $home)"
     changes=$((changes + 1))
@@ -561,9 +564,20 @@ make_user() {
         >"$stage/useradd" 2>&1 || fail "useradd could not make the user $user: $(cat "$stage/useradd")"
 }
 
-# Takes out the user that an earlier run chose: with all it has, if that run made it.
+recorded_users() {
+    local name
+    for name in "${!checksum[@]}"; do [[ $name == /* ]] || echo "$name"; done
+}
+
+# Those that are recorded, but for the one that the checks run as now.
+remove_other_users() {
+    local name
+    for name in $(recorded_users); do [ "$name" = "$user" ] || remove_user "$name"; done
+}
+
+# With all it has, if it was made here.
 remove_user() {
-    local user=$recorded_user path kept
+    local user=$1 path kept
     if [ "${checksum[$user]}" = made ] && getent passwd "$user" >/dev/null; then
         say removed "user $user"
         changes=$((changes + 1))
@@ -576,12 +590,13 @@ remove_user() {
             mv -T "$private" "$kept"
             chown -R -h root:root "$kept"
         fi
-        rm -rf "$private" "$disk_folder"
+        rm -rf "$private"
         userdel "$user" >"$stage/userdel" 2>&1 || fail "userdel could not remove the user $user: $(cat "$stage/userdel")"
     fi
     unset "checksum[$user]" "original[$user]"
     for path in "${!checksum[@]}"; do
-        if [[ $path != "$private"/* ]]; then continue; fi
+        # Not what the one has that comes after.
+        if [[ $path != "$private"/* || ${user_home:-} = "$home" ]]; then continue; fi
         if [ "$(private_sum "$path")" = "${checksum[$path]}" ] && ! $dry_run; then as_user rm "$path"; fi
         unset "checksum[$path]" "original[$path]"
     done
@@ -605,8 +620,9 @@ make_lock_folder() {
     elif [ "$lock_folder" = "$disk_folder" ]; then
         [ -d "$disk_folder" ] || made=("$disk_folder" "${made[@]}")
         install -d -m 0700 -o "$user" -g "$group" "$disk_folder"
-    elif [ "$with" = xinetd ]; then
-        systemd-tmpfiles --create "$tmpfiles" || fail "systemd-tmpfiles could not make $run_folder"
+    else
+        rm -rf "$disk_folder"
+        [ "$with" != xinetd ] || systemd-tmpfiles --create "$tmpfiles" || fail "systemd-tmpfiles could not make $run_folder"
     fi
     # Another user's file would be refused.
     for file in "$earlier_lock" "$lock_folder/lock"; do
@@ -644,7 +660,7 @@ share_s9s_conf() {
         key=${key/#\~/${source%/.s9s}}
         if [ -f "$key" ]; then put_private "$key" "$private/$name.key"; fi
         put_private "$staged/s9s.conf" "$conf"
-    elif [ -z "$(private_sum "$conf")" ] && [ -z "$(as_user cat /etc/s9s.conf 2>/dev/null | setting cmon_user /dev/stdin)" ]; then
+    elif [ -z "$(as_user cat "$conf" /etc/s9s.conf 2>/dev/null | setting cmon_user /dev/stdin)" ]; then
         say missing "$conf: s9s knows no user (README: \"A user for s9s\")"
     fi
 }
@@ -843,7 +859,7 @@ install_node() {
     write_record
     placing=false
     restart_services
-    if [[ -n $recorded_user && $recorded_user != "$user" ]]; then remove_user; fi
+    remove_other_users
     if $served && ! $dry_run; then ask_the_port; fi
 }
 
@@ -862,7 +878,7 @@ uninstall_node() {
     write_record
     placing=false
     restart_services
-    if [ -n "$recorded_user" ]; then remove_user; fi
+    remove_other_users
     if $dry_run; then return; fi
     rm -rf "$run_folder" "$disk_folder" "$earlier_lock"
     for target in "$record" "$enabled"; do

@@ -261,6 +261,8 @@ fn without_roots_s9s_conf_it_says_what_is_missing() {
     assert!(output.contains("verdict: unknown s9s-no-user\n"), "{output}");
     // What s9s itself makes where there is none is none.
     root.shell(&format!("echo '# cmon_user = x' | runuser -u cmonhachk -- tee {CONF}"));
+    let output = root.install(NODES).succeeds();
+    assert!(output.contains(&missing), "{output}");
     root.make("/root/.s9s", 0o700);
     root.write(ROOTS_CONF, "cmon_user = admin\ncmon_password = secret\n");
     let output = root.install(NODES).succeeds();
@@ -381,6 +383,16 @@ fn another_user_can_be_named_and_stays_named() {
     ] {
         assert!(service.lines().any(|other| other == line), "{service}");
     }
+
+    root.install(&format!("{NODES} --with xinetd --user cmonhachk"))
+        .succeeds();
+    root.append(ROOTS_CONF, "# changed\n");
+    let output = root.install(NODES).succeeds();
+    assert!(output.contains("checks by cmonhachk\n"), "{output}");
+    assert!(
+        output.contains(&format!("changed     {CONF} (as root's has changed)\n")),
+        "{output}"
+    );
 
     root.install(&format!("{NODES} --user nobodys"))
         .fails(1, "there is no user nobodys");
