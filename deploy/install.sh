@@ -627,7 +627,7 @@ make_lock_folder() {
     # Another user's file would be refused.
     for file in "$earlier_lock" "$lock_folder/lock"; do
         if [ ! -e "$file" ] || [[ $file != "$earlier_lock" && $(stat -c %U "$file") = "$user" ]]; then continue; fi
-        say removed "$file (an earlier installation's)"
+        say removed "$file (of no use to $user)"
         changes=$((changes + 1))
         $dry_run || rm "$file"
     done

@@ -23,6 +23,9 @@ impl Root {
             "l\t2.3.4.11302\tsystem\tadmins\t10.0.0.101\t10.0.0.101\t9501\tActing as leader.\n",
         );
         root.write("/run/sim/behaviour", "login\n");
+        // Whoever runs it.
+        root.write("/run/sim/runs", "");
+        root.allow("/run/sim/runs", 0o666);
         fs::copy(simulated_s9s(), root.path("/run/simulated-s9s")).unwrap();
         root.write(
             "/usr/bin/s9s",
@@ -85,6 +88,9 @@ impl Root {
 #[test]
 fn the_check_and_s9s_run_as_a_user_of_their_own_and_share_their_verdicts() {
     let root = Root::of_a_leader();
+    // As the README has it, root has tried it first.
+    root.run(&["/run/built"]).succeeds();
+    assert_eq!(root.rights(LOCK), "600 root root");
     let output = root.install(NODES).succeeds();
     assert!(
         output.contains("port 9201 by xinetd, checks by cmonhachk\n"),
