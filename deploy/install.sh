@@ -3,26 +3,39 @@
 #
 # All files are first filled in and checked in a folder of their own, and then put in place all or
 # none. /var/lib/cmonhachk/installed remembers what was put where: one line for each file, with its
-# checksum, what was there before ("-" for nothing), and its path.
+# checksum, what was there before ("-" for nothing), and its path; and one for the user that the
+# checks run as, which says whether it was "made" or "found" here ("former", if it is to go).
+#
+# That user must not become root by what root does here: its home and the record in it are root's,
+# and in the one folder below, where it may write, root reads and writes with its rights alone.
 set -euo pipefail
 export LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
 umask 022
 
 deploy=$(cd "$(dirname "$0")" && pwd)
-record=/var/lib/cmonhachk/installed
+account=cmonhachk
+home=/var/lib/cmonhachk
+private=$home/.s9s
+record=$home/installed
+run_folder=/run/cmonhachk
+# What the first version had.
+earlier_lock=/run/cmonhachk.lock
+# Where nothing would make that at the next boot.
+disk_folder=$home/run
 program=/usr/local/sbin/cmonhachk
 xinetd_service=/etc/xinetd.d/cmonhachk
 socket=/etc/systemd/system/cmonhachk.socket
 instance=/etc/systemd/system/cmonhachk@.service
 # What `systemctl enable` makes; by hand, so that it comes and goes with the other files.
 enabled=/etc/systemd/system/sockets.target.wants/cmonhachk.socket
+tmpfiles=/etc/tmpfiles.d/cmonhachk.conf
 haproxy_cfg=/etc/haproxy/haproxy.cfg
 keepalived_conf=/etc/keepalived/keepalived.conf
 
 usage() {
     cat <<END
 usage: deploy/install.sh --nodes A,B,C [--vip V --interface I] [--with xinetd|systemd]
-                         [--haproxy] [--keepalived] [--binary FILE] [--dry-run]
+                         [--haproxy] [--keepalived] [--user NAME] [--binary FILE] [--dry-run]
        deploy/install.sh --uninstall [--dry-run]
 
 Installs the leader check on this node, as root, and again to change or upgrade it.
@@ -36,6 +49,8 @@ Installs the leader check on this node, as root, and again to change or upgrade 
   --vip V         the address that users go to, on
   --interface I   this network interface. The first node gets priority 103, each further one 20 less
                   (fewer where there are more than five)
+  --user NAME     whom the checks run as, and whose s9s.conf is read. Default: who did so far; else
+                  $account, which is made if need be, with a copy of root's s9s.conf
   --binary FILE   install this file, and build nothing
   --uninstall     take out what was installed; packages stay
   --dry-run       say what would be done and check the configurations; change nothing
@@ -58,7 +73,7 @@ say() { printf '%-11s %s\n' "$1" "$2"; }
 
 read_arguments() {
     local node canonical_node
-    nodes=() list='' vip='' interface='' with='' binary='' haproxy=false keepalived=false dry_run=false uninstall=false
+    nodes=() list='' vip='' interface='' with='' user='' binary='' haproxy=false keepalived=false dry_run=false uninstall=false
     [ "$#" -gt 0 ] || misused "--nodes or --uninstall is missing"
     while [ "$#" -gt 0 ]; do
         case $1 in
@@ -67,13 +82,14 @@ read_arguments() {
         --keepalived) keepalived=true ;;
         --dry-run) dry_run=true ;;
         --uninstall) uninstall=true ;;
-        --nodes | --vip | --interface | --with | --binary)
+        --nodes | --vip | --interface | --with | --user | --binary)
             [ -n "${2:-}" ] || misused "$1 needs a value"
             case $1 in
             --nodes) list=$2 ;;
             --vip) vip=$(canonical "$2") ;;
             --interface) interface=$2 ;;
             --with) with=$2 ;;
+            --user) user=$2 ;;
             --binary) binary=$(realpath -m "$2") ;;
             esac
             shift
@@ -83,7 +99,7 @@ read_arguments() {
         shift
     done
     if $uninstall; then
-        [ "$list$vip$interface$with$binary$haproxy$keepalived" = falsefalse ] ||
+        [ "$list$vip$interface$with$user$binary$haproxy$keepalived" = falsefalse ] ||
             misused "--uninstall goes with no other option than --dry-run"
         return
     fi
@@ -147,6 +163,28 @@ choose_service() {
     fi
 }
 
+# The user, its group and its home; those that it will have, where it is yet to be made.
+choose_user() {
+    [ -n "$user" ] || user=${recorded_user:-$account}
+    if getent passwd "$user" >/dev/null; then
+        user=$(getent passwd "$user" | cut -d : -f 1)
+        group=$(id -gn "$user")
+        user_home=$(getent passwd "$user" | cut -d : -f 6)
+    elif [ "$user" = "$account" ]; then
+        command -v useradd >/dev/null || fail "please make the user $user first, with the home $home: there is no useradd here"
+        group=$user user_home=$home
+    else
+        fail "there is no user $user on this machine: make it first, or leave --user out"
+    fi
+    # What /run holds is gone after a boot; systemd makes it again where it runs.
+    lock_folder=$run_folder
+    if [ "$with" = xinetd ] && ! boots_with_systemd; then lock_folder=$disk_folder; fi
+}
+
+boots_with_systemd() {
+    command -v systemd-tmpfiles >/dev/null && [[ -d /run/systemd/system || $(readlink -f /sbin/init) == */systemd ]]
+}
+
 exists() { [ -e "$1" ] || [ -L "$1" ]; }
 
 sum_of() { sha256sum 2>/dev/null <"$1" | cut -d ' ' -f 1; }
@@ -154,8 +192,12 @@ sum_of() { sha256sum 2>/dev/null <"$1" | cut -d ' ' -f 1; }
 read_record() {
     local sum before path
     declare -gA checksum=() original=()
+    recorded_user=''
     [ -e "$record" ] || return 0
-    while read -r sum before path; do checksum[$path]=$sum original[$path]=$before; done <"$record"
+    while read -r sum before path; do
+        checksum[$path]=$sum original[$path]=$before
+        [[ $path == /* || $before == former ]] || recorded_user=$path
+    done <"$record"
 }
 
 write_record() {
@@ -211,11 +253,20 @@ fill() { # TEMPLATE HOW-MANY TARGET
     planned+=("$3")
     mkdir -p "$(dirname "$stage/new$3")"
     awk -v nodes="${nodes[*]}" -v own="$own" -v vip="$vip" -v interface="$interface" -v priority="$priority" \
+        -v user="$user" -v group="$group" -v home="$user_home" -v lock_folder="$lock_folder" \
         -v expected="$2" '
         function line(text) { match($0, /[^ ]/); print substr($0, 1, RSTART - 1) text }
         BEGIN { count = split(nodes, node, " "); dual_stack = (nodes vip) ~ /:/ }
         $1 == "only_from" { line("only_from       = 127.0.0.1 ::1 " nodes); found++; next }
         /^IPAddressAllow=/ { line("IPAddressAllow=localhost " nodes); found++; next }
+
+        # The user that the checks run as.
+        $1 == "user" && $3 == "cmonhachk" { sub(/cmonhachk/, user); found++ }
+        $1 == "server_args" { sub(/[/]run[/]cmonhachk/, lock_folder) }
+        $1 == "d" { sub(/cmonhachk cmonhachk/, user " " group); found++ }
+        /^User=/ { line("User=" user); found++; next }
+        /^ReadWritePaths=/ { line("ReadWritePaths=-" home "/.s9s"); found++; next }
+        /^ProtectHome=/ && home ~ /^[/](root|home)/ { line("ProtectHome=read-only"); next }
 
         # HAProxy: a line like that of the first server for every node.
         $1 == "server" && $2 == "node1" {
@@ -261,12 +312,13 @@ stage_files() {
     fi
     case $with in
     xinetd)
-        fill xinetd/cmonhachk 1 "$xinetd_service"
+        fill xinetd/cmonhachk 2 "$xinetd_service"
         check xinetd "$xinetd_service" serve_for_a_moment
+        [ "$lock_folder" = "$disk_folder" ] || fill tmpfiles.d/cmonhachk.conf 1 "$tmpfiles"
         ;;
     systemd)
         fill systemd/cmonhachk.socket 1 "$socket"
-        fill systemd/cmonhachk@.service 0 "$instance"
+        fill systemd/cmonhachk@.service 2 "$instance"
         check systemd-analyze "$socket" verify_units
         ;;
     esac
@@ -296,11 +348,11 @@ check() { # PROGRAM TARGET COMMAND…
 }
 
 # xinetd has no mode that only checks: the real one serves the file for a moment, elsewhere, and its
-# log tells what it makes of it. The server is not in place yet.
+# log tells what it makes of it. Neither the server nor the user need be there yet.
 serve_for_a_moment() { # FILE
     local pid said log=$stage/xinetd.log
     sed -e "s|^\( *port *=\).*|\1 $((10000 + RANDOM % 20000))|" -e 's|^\( *server *=\).*|\1 /bin/true|' \
-        -e 's|^}|        bind = 127.0.0.1\n}|' "$1" >"$stage/xinetd.conf"
+        -e 's|^\( *user *=\).*|\1 root|' -e 's|^}|        bind = 127.0.0.1\n}|' "$1" >"$stage/xinetd.conf"
     timeout 20 xinetd -dontfork -f "$stage/xinetd.conf" -filelog "$log" -pidfile "$stage/xinetd.pid" </dev/null &
     pid=$!
     while kill -0 "$pid" 2>/dev/null && ! grep -qs 'Started working' "$log"; do sleep 0.05; done
@@ -324,7 +376,7 @@ verify_units() { # SOCKET
 }
 
 # Everything that changes a file goes through place and take_away, which can be undone.
-touched=() made=() stopped=() placing=false
+touched=() made=() stopped=() placing=false made_user=false
 remember() {
     if exists "$1"; then
         mkdir -p "$(dirname "$stage/before$1")"
@@ -336,14 +388,17 @@ remember() {
 place() { # FILE TARGET
     local folder
     folder=$(dirname "$2")
-    if [ ! -d "$folder" ]; then
-        made+=("$folder")
-        mkdir -p "$folder"
-    fi
+    make_folder "$folder"
     remember "$2"
     # Whole or not at all for whoever reads it meanwhile; xinetd and systemd ignore such a name.
     cp -a -T "$1" "$2.installing"
     mv -T "$2.installing" "$2"
+}
+
+make_folder() {
+    if [ -d "$1" ]; then return; fi
+    made=("$1" "${made[@]}")
+    mkdir -p "$1"
 }
 
 take_away() {
@@ -362,7 +417,13 @@ roll_back() {
             rm -f "$path"
         fi
     done
-    for path in "${made[@]}"; do rmdir "$path" || true; done
+    if $made_user; then
+        rm -rf "$private" "$disk_folder" "$run_folder"
+        userdel "$user" || true
+    elif [ -e "$stage/private" ]; then
+        restore_private
+    fi
+    for path in "${made[@]}"; do [ ! -d "$path" ] || rmdir "$path" || true; done
     for service in "${stopped[@]}"; do tell start "$service" || true; done
 }
 
@@ -484,6 +545,178 @@ change_services() { # WHAT COMMAND…: the command prints the new content
     place "$stage/services" "$services"
 }
 
+# The user that the checks run as: made where there is none, and remembered.
+make_user() {
+    local name
+    for name in $(recorded_users); do original[$name]=former; done
+    : "${checksum[$user]:=found}"
+    original[$user]=-
+    if getent passwd "$user" >/dev/null; then return; fi
+    say new "user $user (no login, home $home)"
+    changes=$((changes + 1))
+    checksum[$user]=made
+    if $dry_run; then return; fi
+    make_folder "$home"
+    made_user=true
+    useradd --system --user-group --home-dir "$home" --no-create-home --shell /usr/sbin/nologin "$user" \
+        >"$stage/useradd" 2>&1 || fail "useradd could not make the user $user: $(cat "$stage/useradd")"
+}
+
+recorded_users() {
+    local name
+    for name in "${!checksum[@]}"; do [[ $name == /* ]] || echo "$name"; done
+}
+
+# Those that are recorded, but for the one that the checks run as now.
+remove_other_users() {
+    local name
+    for name in $(recorded_users); do [ "$name" = "$user" ] || remove_user "$name"; done
+}
+
+# With all it has, if it was made here.
+remove_user() {
+    local user=$1 path kept
+    if [ "${checksum[$user]}" = made ] && getent passwd "$user" >/dev/null; then
+        say removed "user $user"
+        changes=$((changes + 1))
+        if $dry_run; then return; fi
+        # A check may still be running.
+        within_seconds 10 runs_nothing || fail "$user runs processes, so it cannot be removed: end them, and try again"
+        if ! is_ours "$private/s9s.conf"; then
+            kept=$(free_name "$private")
+            say left "$kept (somebody's own s9s.conf)"
+            mv -T "$private" "$kept"
+            chown -R -h root:root "$kept"
+        fi
+        rm -rf "$private"
+        userdel "$user" >"$stage/userdel" 2>&1 || fail "userdel could not remove the user $user: $(cat "$stage/userdel")"
+    fi
+    unset "checksum[$user]" "original[$user]"
+    for path in "${!checksum[@]}"; do
+        # Not what the one has that comes after.
+        if [[ $path != "$private"/* || ${user_home:-} = "$home" ]]; then continue; fi
+        if [ "$(private_sum "$path")" = "${checksum[$path]}" ] && ! $dry_run; then as_user rm "$path"; fi
+        unset "checksum[$path]" "original[$path]"
+    done
+    write_record
+}
+
+runs_nothing() { [ -z "$(find /proc -maxdepth 1 -name '[0-9]*' -user "$user")" ]; }
+
+# As the user, or with no more rights than it will have.
+as_user() {
+    local name=$user
+    getent passwd "$name" >/dev/null || name=nobody
+    runuser -u "$name" -- "$@"
+}
+
+# The folder of the lock file, now; at the next boot, systemd sees to it.
+make_lock_folder() {
+    local file
+    if $dry_run; then
+        :
+    elif [ "$lock_folder" = "$disk_folder" ]; then
+        [ -d "$disk_folder" ] || made=("$disk_folder" "${made[@]}")
+        install -d -m 0700 -o "$user" -g "$group" "$disk_folder"
+    else
+        rm -rf "$disk_folder"
+        [ "$with" != xinetd ] || systemd-tmpfiles --create "$tmpfiles" || fail "systemd-tmpfiles could not make $run_folder"
+    fi
+    # Another user's file would be refused.
+    for file in "$earlier_lock" "$lock_folder/lock"; do
+        if [ ! -e "$file" ] || [[ $file != "$earlier_lock" && $(stat -c %U "$file") = "$user" ]]; then continue; fi
+        say removed "$file (of no use to $user)"
+        changes=$((changes + 1))
+        $dry_run || rm "$file"
+    done
+}
+
+# s9s reads its user's s9s.conf. The user that was made here gets what root's says, with the key that
+# it names, and gets it again when root's has changed, unless somebody has edited the copy.
+share_s9s_conf() {
+    local conf=$private/s9s.conf source name key staged=$stage/new$private
+    if [ "$user_home" != "$home" ]; then return; fi
+    if [ ! -d "$private" ]; then
+        say new "$private"
+        changes=$((changes + 1))
+        if ! $dry_run; then
+            made=("$private" "${made[@]}")
+            install -d -m 0700 -o "$user" -g "$group" "$private"
+        fi
+    fi
+    source=$(getent passwd root | cut -d : -f 6)/.s9s
+    name=$(setting cmon_user "$source/s9s.conf")
+    if ! is_ours "$conf"; then
+        say left "$conf (somebody's own)"
+    elif [[ -n $name && $name != *[!A-Za-z0-9._@-]* ]]; then
+        mkdir -p "$staged"
+        # What s9s says of root on the databases' hosts is not for others.
+        (umask 077 && sed -e '/^[[:space:]]*os_/d' -e "s|^\([[:space:]]*auth_key[[:space:]]*=\).*|\1 ~/.s9s/$name.key|" \
+            "$source/s9s.conf" >"$staged/s9s.conf")
+        key=$(setting auth_key "$source/s9s.conf")
+        key=${key:-$source/$name.key}
+        key=${key/#\~/${source%/.s9s}}
+        if [ -f "$key" ]; then put_private "$key" "$private/$name.key"; fi
+        put_private "$staged/s9s.conf" "$conf"
+    elif [ -z "$(as_user cat "$conf" /etc/s9s.conf 2>/dev/null | setting cmon_user /dev/stdin)" ]; then
+        say missing "$conf: s9s knows no user (README: \"A user for s9s\")"
+    fi
+}
+
+# The last value of a setting in an s9s.conf, if there is any.
+setting() { # NAME FILE
+    sed -n "s/^[[:space:]]*$1[[:space:]]*=[[:space:]]*[\"']\{0,1\}\([^\"'#]*\).*/\1/p" "$2" 2>/dev/null |
+        sed 's/[[:space:]]*$//' | tail -n 1 || true
+}
+
+private_sum() { as_user sha256sum "$1" 2>/dev/null | cut -d ' ' -f 1 || true; }
+
+# Whether the file is not there, or as this script left it, or an s9s.conf that sets nothing, as s9s
+# makes one where there is none.
+is_ours() {
+    local sum
+    sum=$(private_sum "$1")
+    [ -z "$sum" ] || [ "$sum" = "${checksum[$1]:-}" ] ||
+        { [ "$1" = "$private/s9s.conf" ] && ! as_user grep -q '^[^#]*=' "$1"; }
+}
+
+put_private() { # FILE TARGET
+    local sum before
+    sum=$(sum_of "$1")
+    before=$(private_sum "$2")
+    if [ "$sum" = "$before" ]; then
+        say unchanged "$2"
+        return
+    elif ! is_ours "$2"; then
+        say left "$2 (somebody's own)"
+        return
+    elif [ -z "$before" ]; then
+        say new "$2 (a copy of root's, for $user alone)"
+    else
+        say changed "$2 (as root's has changed)"
+    fi
+    checksum[$2]=$sum original[$2]=-
+    changes=$((changes + 1))
+    if $dry_run; then return; fi
+    mkdir -p "$stage/private"
+    (umask 077 && as_user cat "$2" >"$stage/private/${2##*/}" 2>/dev/null) || true
+    write_private "$2" <"$1"
+}
+
+# At no moment can anybody else read it.
+write_private() { # TARGET, from standard input
+    # shellcheck disable=SC2016 # for the inner shell
+    as_user sh -c 'umask 077 && rm -f "$1.new" && cat >"$1.new" && mv -f -T "$1.new" "$1"' sh "$1"
+}
+
+restore_private() {
+    local file target
+    for file in "$stage"/private/*; do
+        target=$private/${file##*/}
+        if [ -s "$file" ]; then write_private "$target" <"$file"; else as_user rm -f "$target"; fi
+    done
+}
+
 service_of() {
     case $1 in
     "$xinetd_service") echo xinetd ;;
@@ -573,14 +806,15 @@ restart_services() {
 
 # What this node answers now and, where that is unknown, why.
 ask_the_port() {
-    local at=$own answer
+    local at=$own answer command
     [[ $own != *:* ]] || at="[$own]"
     within_seconds 10 reachable "http://$at:9201/" || fail "http://$at:9201/ does not answer, though $with was started"
     answer=$(tr -d '\r' <"$stage/answer")
     say answer "http://$at:9201/: $(head -n 1 <<<"$answer"), $(sed -n 's/^Cmonhachk-State: //p' <<<"$answer")"
     if grep -q '^Cmonhachk-State: unknown' <<<"$answer"; then
-        echo "This is why (env -i $program --explain):"
-        env -i "$program" --explain 2>&1 | sed 's/^/    /' || true
+        command=(env -i "$program" --explain --lock-file "$lock_folder/lock")
+        echo "This is why (runuser -u $user -- ${command[*]}):"
+        as_user "${command[@]}" 2>&1 | sed 's/^/    /' || true
     fi
 }
 
@@ -590,7 +824,8 @@ install_node() {
     local target
     find_this_node
     choose_service
-    say node "$own, priority $priority; port 9201 by $with"
+    choose_user
+    say node "$own, priority $priority; port 9201 by $with, checks by $user"
     install_missing_packages
     find_binary
     stage_files
@@ -610,7 +845,11 @@ install_node() {
         enable_socket
         ;;
     esac
+    [ -e "$stage/new$tmpfiles" ] || take_out "$tmpfiles"
+    make_user
     for target in "${planned[@]}"; do put "$target"; done
+    make_lock_folder
+    share_s9s_conf
     for target in "$haproxy_cfg" "$keepalived_conf"; do
         [ -z "${checksum[$target]:-}" ] || [ -e "$stage/new$target" ] ||
             say left "$target (installed earlier, not asked for now)"
@@ -618,6 +857,7 @@ install_node() {
     write_record
     placing=false
     restart_services
+    remove_other_users
     if $served && ! $dry_run; then ask_the_port; fi
 }
 
@@ -629,15 +869,16 @@ uninstall_node() {
         # The services are called like their packages.
         [ -z "${checksum[$target]:-}" ] || packages+=("$(service_of "$target")")
     done
-    for target in "$xinetd_service" "$socket" "$instance" "$haproxy_cfg" "$keepalived_conf" "$program"; do
+    for target in "$xinetd_service" "$tmpfiles" "$socket" "$instance" "$haproxy_cfg" "$keepalived_conf" "$program"; do
         take_out "$target"
     done
     forget_the_port
     write_record
     placing=false
     restart_services
+    remove_other_users
     if $dry_run; then return; fi
-    rm -rf /run/cmonhachk /run/cmonhachk.lock
+    rm -rf "$run_folder" "$disk_folder" "$earlier_lock"
     for target in "$record" "$enabled"; do
         rmdir --ignore-fail-on-non-empty "$(dirname "$target")" 2>/dev/null || true
     done
@@ -657,6 +898,7 @@ finish() {
 read_arguments "$@"
 [ "$(id -u)" = 0 ] || fail "only root can do this"
 command -v ip >/dev/null || fail "please install iproute2 first: there is no ip here"
+command -v runuser >/dev/null || fail "please install util-linux first: there is no runuser here"
 cd /
 planned=()
 stage=$(mktemp -d)

@@ -75,6 +75,7 @@ pub fn turn(path: &Path, question: u64, sharing: Sharing, deadline: Deadline) ->
 
 fn take_turn(path: &Path, question: u64, sharing: Sharing, deadline: Deadline) -> Result<Turn> {
     let arrived = since_boot();
+    examine_folder(path)?;
     let file = open(OpenOptions::new().read(true).write(true).create(true), path)?;
     let boot = boot_id()?;
     let shared = |record: &Option<Record>| {
@@ -151,7 +152,7 @@ fn open(how: &mut OpenOptions, path: &Path) -> Result<File> {
     ensure!(meta.is_file(), "it is no regular file");
     ensure!(
         owner == me,
-        "it belongs to user {owner} and this check runs as user {me}"
+        "it belongs to user {owner} and this check runs as user {me}; run it as that user"
     );
     ensure!(meta.nlink() <= 1, "it has {} hard links", meta.nlink());
     let mode = meta.permissions().mode() & 0o7777;
@@ -162,6 +163,23 @@ fn open(how: &mut OpenOptions, path: &Path) -> Result<File> {
         meta.len()
     );
     Ok(file)
+}
+
+/// Refuses a folder of somebody else's: a file that root left there would lock its user out.
+fn examine_folder(path: &Path) -> Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let (keeper, me) = (
+        folder.metadata().context("its folder cannot be examined")?.uid(),
+        Uid::effective().as_raw(),
+    );
+    ensure!(
+        keeper == me || keeper == 0,
+        "its folder belongs to user {keeper} and this check runs as user {me}; run it as that user"
+    );
+    Ok(())
 }
 
 /// The file's record. Content that is no record is none.

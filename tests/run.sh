@@ -14,7 +14,7 @@ fail() {
 # command:package
 needed=(
     curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount
-    ip:iproute2 socat:socat systemd-analyze:systemd ps:procps
+    ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps
 )
 missing=()
 for pair in "${needed[@]}"; do

@@ -11,19 +11,25 @@ use std::time::SystemTime;
 
 use crate::cluster::{Folder, project, simulated_s9s, wait_until};
 
-const NODES: &str = "--nodes 10.0.0.101,10.0.0.102,10.0.0.103 --binary /run/built";
-const ALL: &str = "--nodes 10.0.0.101,10.0.0.102,10.0.0.103 --vip 10.0.0.130 --interface eth1 \
+pub const NODES: &str = "--nodes 10.0.0.101,10.0.0.102,10.0.0.103 --binary /run/built";
+pub const ALL: &str = "--nodes 10.0.0.101,10.0.0.102,10.0.0.103 --vip 10.0.0.130 --interface eth1 \
     --haproxy --keepalived --binary /run/built";
 
 const BINARY: &str = "/usr/local/sbin/cmonhachk";
-const SERVICE: &str = "/etc/xinetd.d/cmonhachk";
+pub const SERVICE: &str = "/etc/xinetd.d/cmonhachk";
 const SOCKET: &str = "/etc/systemd/system/cmonhachk.socket";
 const INSTANCE: &str = "/etc/systemd/system/cmonhachk@.service";
 const ENABLED: &str = "/etc/systemd/system/sockets.target.wants/cmonhachk.socket";
 const HAPROXY: &str = "/etc/haproxy/haproxy.cfg";
 const KEEPALIVED: &str = "/etc/keepalived/keepalived.conf";
 const SERVICES: &str = "/etc/services";
-const RECORD: &str = "/var/lib/cmonhachk/installed";
+pub const TMPFILES: &str = "/etc/tmpfiles.d/cmonhachk.conf";
+pub const RECORD: &str = "/var/lib/cmonhachk/installed";
+pub const PRIVATE: &str = "/var/lib/cmonhachk/.s9s";
+pub const CONF: &str = "/var/lib/cmonhachk/.s9s/s9s.conf";
+
+/// The files in which a user is.
+const ACCOUNTS: [&str; 4] = ["/etc/group", "/etc/gshadow", "/etc/passwd", "/etc/shadow"];
 
 /// Makes the root below the folder $1, with the address $4 and the interface eth1, and keeps its
 /// namespaces until nobody holds standard input any more. All that was started in them goes then.
@@ -34,7 +40,7 @@ const MAKE_ROOT: &str = r#"
     mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root
     mount -t proc proc root/proc
     mount --rbind /dev root/dev
-    mount -t tmpfs tmpfs root/run
+    mount -t tmpfs -o mode=755 tmpfs root/run
     mount -t tmpfs tmpfs root/tmp
     cp -r "$2" root/run/deploy
     cp "$3" root/run/built
@@ -46,20 +52,20 @@ const MAKE_ROOT: &str = r#"
     exec chroot root bash -c 'echo ready; read -r _'
 "#;
 
-struct Root {
+pub struct Root {
     folder: Folder,
     init: Child,
 }
 
 /// What came of a command in the root.
-struct Outcome {
-    status: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub struct Outcome {
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl Root {
-    fn new(address: &str) -> Root {
+    pub fn new(address: &str) -> Root {
         let folder = Folder::new();
         let mut init = Command::new("unshare")
             .args(["--mount", "--pid", "--net", "--fork", "--kill-child"])
@@ -86,7 +92,7 @@ impl Root {
         root
     }
 
-    fn run(&self, command: &[&str]) -> Outcome {
+    pub fn run(&self, command: &[&str]) -> Outcome {
         let pid = self.init.id();
         let output = Command::new("nsenter")
             .args(["--target", &pid.to_string(), "--mount", "--net"])
@@ -105,7 +111,7 @@ impl Root {
         }
     }
 
-    fn install(&self, arguments: &str) -> Outcome {
+    pub fn install(&self, arguments: &str) -> Outcome {
         let command: Vec<&str> = ["/run/deploy/install.sh"]
             .into_iter()
             .chain(arguments.split_whitespace())
@@ -114,7 +120,7 @@ impl Root {
     }
 
     /// Where a path of the root is for the test.
-    fn path(&self, path: &str) -> PathBuf {
+    pub fn path(&self, path: &str) -> PathBuf {
         self.outside(&format!("root{path}"))
     }
 
@@ -123,19 +129,19 @@ impl Root {
         Path::new(&format!("/proc/{}/root", self.init.id())).join(folder.strip_prefix("/").unwrap())
     }
 
-    fn read(&self, path: &str) -> String {
+    pub fn read(&self, path: &str) -> String {
         fs::read_to_string(self.path(path)).expect(path)
     }
 
-    fn write(&self, path: &str, text: &str) {
+    pub fn write(&self, path: &str, text: &str) {
         fs::write(self.path(path), text).expect(path);
     }
 
-    fn append(&self, path: &str, text: &str) {
+    pub fn append(&self, path: &str, text: &str) {
         self.write(path, &(self.read(path) + text));
     }
 
-    fn has(&self, path: &str) -> bool {
+    pub fn has(&self, path: &str) -> bool {
         self.path(path).symlink_metadata().is_ok()
     }
 
@@ -158,7 +164,7 @@ impl Root {
     }
 
     /// The files and folders that are not as they are on this machine.
-    fn touched(&self) -> Vec<String> {
+    pub fn touched(&self) -> Vec<String> {
         let differs = |name: &String| {
             let (here, there) = (PathBuf::from(name), self.path(name));
             let (Ok(old), Ok(new)) = (here.symlink_metadata(), there.symlink_metadata()) else {
@@ -172,7 +178,12 @@ impl Root {
                     kind => kind.is_char_device(),
                 }
         };
-        self.written().into_keys().filter(differs).collect()
+        // The accounts' tools leave copies and a lock.
+        let left = |name: &String| ACCOUNTS.iter().any(|file| *name == format!("{file}-")) || name == "/etc/.pwd.lock";
+        self.written()
+            .into_keys()
+            .filter(|name| !left(name) && differs(name))
+            .collect()
     }
 
     /// The process ids of the root's xinetd, HAProxy and keepalived, in this order.
@@ -193,13 +204,13 @@ impl Drop for Root {
 }
 
 impl Outcome {
-    fn succeeds(self) -> String {
+    pub fn succeeds(self) -> String {
         assert_eq!((self.status, self.stderr.as_str()), (Some(0), ""), "{}", self.stdout);
         self.stdout
     }
 
     /// Fails with one sentence that has this in it.
-    fn fails(self, status: i32, why: &str) {
+    pub fn fails(self, status: i32, why: &str) {
         assert_eq!(self.status, Some(status), "{}{}", self.stdout, self.stderr);
         assert!(self.stderr.starts_with("install: "), "{}", self.stderr);
         assert!(self.stderr.contains(why), "{}, not {why}", self.stderr);
@@ -223,6 +234,12 @@ fn the_first_installation_puts_each_file_where_it_belongs_and_nothing_else() {
     assert_eq!(
         root.touched(),
         sorted(vec![
+            ACCOUNTS[0],
+            ACCOUNTS[1],
+            ACCOUNTS[2],
+            ACCOUNTS[3],
+            PRIVATE,
+            TMPFILES,
             BINARY,
             SERVICE,
             SERVICES,
@@ -647,6 +664,11 @@ fn systemd_units_are_put_in_place_of_xinetds_service_and_the_other_way_round() {
     assert_eq!(
         root.touched(),
         sorted(vec![
+            ACCOUNTS[0],
+            ACCOUNTS[1],
+            ACCOUNTS[2],
+            ACCOUNTS[3],
+            PRIVATE,
             BINARY,
             "/etc/systemd/system/sockets.target.wants",
             ENABLED,
@@ -665,7 +687,10 @@ fn systemd_units_are_put_in_place_of_xinetds_service_and_the_other_way_round() {
 
     // It goes on with what it has.
     let output = root.install(NODES).succeeds();
-    assert!(output.contains("port 9201 by systemd\n"), "{output}");
+    assert!(
+        output.contains("port 9201 by systemd, checks by cmonhachk\n"),
+        "{output}"
+    );
     assert!(output.ends_with("Nothing had to be changed.\n"), "{output}");
     root.install("--nodes 10.0.0.101 --with xinetd --binary /run/built")
         .succeeds();

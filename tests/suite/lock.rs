@@ -2,12 +2,13 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cmonhachk::record::{LEN, Record};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{Gid, Uid, chown, mkfifo};
 
 use crate::cluster::{
@@ -384,6 +385,7 @@ fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched
     });
     is_refused("a directory", |node| fs::create_dir(&node.lock).unwrap());
     is_refused("a FIFO", |node| mkfifo(&node.lock, Mode::S_IRWXU).unwrap());
+    is_refused("a socket", |node| drop(UnixListener::bind(&node.lock).unwrap()));
     is_refused("a file that others may write to", |node| {
         put(node, &record_of_a_leader(node).encode());
         fs::set_permissions(&node.lock, Permissions::from_mode(0o666)).unwrap();
@@ -392,6 +394,9 @@ fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched
         put(node, &[b'#'; 1000]);
     });
     if Uid::effective().is_root() {
+        is_refused("a device", |node| {
+            mknod(&node.lock, SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 3)).unwrap();
+        });
         is_refused("another user's file", |node| {
             put(node, &record_of_a_leader(node).encode());
             chown(&node.lock, Some(Uid::from_raw(65534)), Some(Gid::from_raw(65534))).unwrap();
@@ -400,10 +405,36 @@ fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched
 }
 
 #[test]
+fn no_lock_file_is_made_in_another_users_folder() {
+    if !Uid::effective().is_root() {
+        return;
+    }
+    let cluster = Cluster::new();
+    let folder = cluster.folder.join("service");
+    fs::create_dir(&folder).unwrap();
+    let node = Node {
+        lock: folder.join("lock"),
+        ..cluster.leader()
+    };
+    let check = || node.answer(&["--max-age", "60", "--explain"]);
+    chown(&folder, Some(Uid::from_raw(65534)), None).unwrap();
+    let text = check();
+    assert!(text.contains("verdict: leader"), "{text}");
+    assert!(
+        text.contains("its folder belongs to user 65534 and this check runs as user 0; run it as that user"),
+        "{text}"
+    );
+    assert!(!node.lock.exists(), "root's file would lock the service out");
+    chown(&folder, Some(Uid::from_raw(0)), None).unwrap();
+    assert!(!check().contains("not used"));
+    assert!(node.lock.exists());
+}
+
+#[test]
 fn a_lock_file_that_cannot_be_made_does_not_stop_the_check() {
     let cluster = Cluster::new();
     let node = Node {
-        lock: cluster.folder.join("no-such-folder/lock"),
+        lock: cluster.folder.join("no-such/folder/lock"),
         ..cluster.leader()
     };
     assert_eq!(node.get(&[]), LEADER);

@@ -19,10 +19,10 @@ unset LOG_FOLDER
 exec \"$@\"";
 
 /// The log daemon's end of the socket.
-struct Log(UnixDatagram);
+pub struct Log(UnixDatagram);
 
 impl Log {
-    fn open(cluster: &Cluster) -> Log {
+    pub fn open(cluster: &Cluster) -> Log {
         cluster.folder.write("null", "");
         let socket = UnixDatagram::bind(cluster.folder.join("log")).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -30,7 +30,7 @@ impl Log {
     }
 
     /// The lines that came since the last look, without the process id.
-    fn lines(&self) -> Vec<String> {
+    pub fn lines(&self) -> Vec<String> {
         let mut buffer = [0; 65536];
         let lines = std::iter::from_fn(|| {
             self.0
@@ -49,7 +49,7 @@ impl Log {
 }
 
 /// The node's check, in a namespace with this log.
-fn logging(node: &Node<'_>, arguments: &[&str]) -> Command {
+pub fn logging(node: &Node<'_>, arguments: &[&str]) -> Command {
     let mut check = node.command();
     check.args(arguments).env("LOG_FOLDER", node.cluster.folder.path());
     in_namespaces(&["--mount"], ENTER, &check)
@@ -131,6 +131,25 @@ fn a_lock_file_that_cannot_be_used_is_named_with_the_reason() {
     assert!(lines[0].starts_with("<27>the check runs unguarded: "), "{lines:?}");
     assert!(lines[0].contains(node.lock.to_str().unwrap()), "{lines:?}");
     assert!(lines[0].contains("directory"), "{lines:?}");
+}
+
+#[test]
+fn a_missing_folder_of_the_lock_file_is_named() {
+    let cluster = Cluster::new();
+    let log = Log::open(&cluster);
+    let node = Node {
+        lock: cluster.folder.join("no-such/folder/lock"),
+        ..cluster.leader()
+    };
+    assert_eq!(get(&node, &[]), LEADER);
+    let lines = log.lines();
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].starts_with("<27>the check runs unguarded: "), "{lines:?}");
+    assert!(
+        lines[0].contains("no-such/folder/lock: its folder cannot be examined: "),
+        "{lines:?}"
+    );
+    assert!(lines[0].contains("No such file or directory"), "{lines:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::cluster::{Cluster, LEADER, project, wait_until};
+use crate::cluster::{Cluster, LEADER, project, unknown, wait_until};
 
 const UNITS: [&str; 2] = ["cmonhachk.socket", "cmonhachk@.service"];
 
@@ -36,7 +36,7 @@ fn the_service_is_exposed_as_little_as_s9s_allows() {
     let cluster = Cluster::new();
     let service = &units(&cluster)[1];
     // The threshold is in tenths.
-    let arguments = ["security", "--offline=true", "--threshold=30", "--no-pager"];
+    let arguments = ["security", "--offline=true", "--threshold=15", "--no-pager"];
     let output = Command::new("systemd-analyze")
         .args(arguments)
         .arg(service)
@@ -131,7 +131,7 @@ fn the_units_answer_and_no_burst_of_checks_fails_them_or_piles_them_up() {
     }
     // One check's verdict is there for the next one, and for nobody else to read.
     let lock = systemd.run("stat --format '%a %U' /run/cmonhachk /run/cmonhachk/lock");
-    assert_eq!(lock, "700 root\n600 root\n");
+    assert_eq!(lock, "700 cmonhachk\n600 cmonhachk\n");
 
     let statuses = systemd.run(
         "curl --silent --parallel --parallel-max 100 --max-time 20 --write-out '%{http_code}\\n' --output /dev/null \
@@ -154,6 +154,33 @@ fn the_units_answer_and_no_burst_of_checks_fails_them_or_piles_them_up() {
     assert!(journal.starts_with("none → leader"), "{journal}");
     let said = systemd.run("journalctl --no-pager --output cat _PID=1 | grep cmonhachk@");
     assert_eq!(said.lines().count(), 0, "{:?}", said.lines().next());
+}
+
+#[test]
+fn the_check_runs_as_a_user_of_its_own_in_a_sandbox_where_s9s_can_do_its_work() {
+    let cluster = Cluster::new();
+    let systemd = Systemd::boot(&cluster);
+    systemd.run("echo login >/opt/cluster/behaviour; mkdir /root/.s9s; echo cmon_user = root >/root/.s9s/s9s.conf");
+    assert_eq!(systemd.curl(), unknown("s9s-no-user"));
+    systemd.run(
+        "cd /var/lib/cmonhachk/.s9s; printf 'cmon_user = check\ncmon_password = x\n' >s9s.conf; \
+         chown cmonhachk s9s.conf; chmod 600 s9s.conf",
+    );
+    wait_until("the last verdict is forgotten", || systemd.curl() == LEADER);
+    assert_eq!(
+        systemd.run("cat /opt/cluster/who"),
+        "cmonhachk /var/lib/cmonhachk check\n"
+    );
+    let state = systemd.run("stat --format %U /var/lib/cmonhachk/.s9s/s9s.state");
+    assert_eq!(state, "cmonhachk\n", "s9s keeps its state");
+
+    // The folder of an earlier installation, whose checks ran as root.
+    systemd.run("cd /run/cmonhachk; rm lock; touch lock; chown root . lock; chmod 600 lock");
+    assert_eq!(systemd.curl(), LEADER);
+    let lock = systemd.run("stat --format '%a %U' /run/cmonhachk /run/cmonhachk/lock");
+    assert_eq!(lock, "700 cmonhachk\n600 cmonhachk\n");
+    let journal = systemd.run("journalctl --no-pager --output cat --identifier cmonhachk");
+    assert!(!journal.contains("unguarded"), "{journal}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid, User};
 
 use crate::cluster::{
     Cluster, Daemon, FOLLOWER, GET, LEADER, Node, ask, in_namespaces, loopback, parent, project, receive,
@@ -25,8 +25,9 @@ pub struct Xinetd<'a> {
 }
 
 impl<'a> Xinetd<'a> {
-    /// Starts it with the deployed service file, in which only the program's path, the address,
-    /// the node's files and, if any are given, the arguments are filled in.
+    /// Starts it with the deployed service file, in which only the program's path, the user who
+    /// runs the tests, the address, the node's files and, if any are given, the arguments are
+    /// filled in. What is deployed for a user of its own is in tests/suite/rights.rs.
     pub fn start(node: Node<'a>, arguments: &str) -> Xinetd<'a> {
         Xinetd::start_on(loopback(), node, arguments)
     }
@@ -34,9 +35,12 @@ impl<'a> Xinetd<'a> {
     /// The same on a given address.
     pub fn start_on(ip: Ipv4Addr, node: Node<'a>, arguments: &str) -> Xinetd<'a> {
         let mut service = fs::read_to_string(project().join("deploy/xinetd/cmonhachk")).unwrap();
+        let tester = User::from_uid(Uid::effective()).unwrap().unwrap().name;
+        assert!(service.contains("= cmonhachk\n"));
+        service = service.replace("= cmonhachk\n", &format!("= {tester}\n"));
         if !arguments.is_empty() {
-            assert!(service.contains("= --timeout 1.5\n"));
-            service = service.replace("= --timeout 1.5\n", &format!("= {arguments}\n"));
+            assert!(service.contains("= --timeout 1.5 "));
+            service = service.replace("= --timeout 1.5 ", &format!("= {arguments} "));
         }
         Xinetd::serve(ip, node, &service)
     }
@@ -44,13 +48,14 @@ impl<'a> Xinetd<'a> {
     /// Starts it with a service, on a machine whose /etc/services has the deployed line.
     fn serve(ip: Ipv4Addr, node: Node<'a>, service: &str) -> Xinetd<'a> {
         let folder = &node.cluster.folder;
-        let service = service.replace("/usr/local/sbin/cmonhachk", env!("CARGO_BIN_EXE_cmonhachk"));
+        let service = service
+            .replace("/usr/local/sbin/cmonhachk", env!("CARGO_BIN_EXE_cmonhachk"))
+            .replace("/run/cmonhachk/lock", node.lock.to_str().unwrap());
         let environment = format!(
-            "env = S9S_SIM={} CMONHACHK_S9S={} CMONHACHK_CMON_DEFAULTS={} CMONHACHK_LOCK_FILE={}",
+            "env = S9S_SIM={} CMONHACHK_S9S={} CMONHACHK_CMON_DEFAULTS={}",
             folder.path().display(),
             simulated_s9s().display(),
             node.defaults.display(),
-            node.lock.display(),
         );
         let (body, _) = service.rsplit_once('}').unwrap();
         let conf = folder.write(
