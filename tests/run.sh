@@ -14,7 +14,7 @@ fail() {
 # command:package
 needed=(
     curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount
-    ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps
+    ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap
 )
 missing=()
 for pair in "${needed[@]}"; do
@@ -43,13 +43,16 @@ say "Formatting and lint"
 cargo fmt --check
 cargo clippy --all-targets --locked --quiet -- -D warnings
 RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
-shellcheck tests/run.sh tests/sim/* deploy/*.sh .ci/run
+shellcheck tests/*.sh tests/sim/* deploy/*.sh .ci/run
 
 say "Unit, property and end-to-end tests"
 # The binary that users get. Most tests wait for something; more of them than processors can do so
 # side by side, but for the one that keeps all processors busy.
 cargo test --release --locked -- --test-threads 8 --skip after_a_flood
 cargo test --release --locked --test suite -- after_a_flood
+
+say "An older distribution"
+tests/older-system.sh
 
 say "The demo"
 demo=$(bash deploy/demo.sh) || fail "the demo failed: $demo"

@@ -12,6 +12,7 @@ mod install;
 mod keepalived;
 mod launchers;
 mod lock;
+mod portable;
 mod properties;
 mod rights;
 mod s9s;
