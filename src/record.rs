@@ -38,17 +38,7 @@ impl Record {
 
     /// The record's line.
     pub fn encode(&self) -> [u8; LEN] {
-        let Record {
-            boot,
-            at,
-            until,
-            question,
-            verdict,
-        } = self;
-        let signed = format!(
-            "{MAGIC} boot={boot} at={at} until={until} for={question:016x} {}",
-            verdict.words()
-        );
+        let signed = self.signed();
         let line = format!(
             "{signed:<width$} sum={:016x}\n",
             sum(&signed),
@@ -62,7 +52,7 @@ impl Record {
     /// Reads a record's line.
     pub fn decode(line: &[u8]) -> Option<Record> {
         let text = std::str::from_utf8(line).ok()?;
-        if text.len() != LEN {
+        if text.len() != LEN || !text.is_ascii() {
             return None;
         }
         let (padded, digits) = text.strip_suffix('\n')?.rsplit_once(" sum=")?;
@@ -81,13 +71,30 @@ impl Record {
             ("unknown", Some(code), None) => Verdict::Unknown(Reason::from_code(code)?),
             _ => return None,
         };
-        Some(Record {
+        let record = Record {
             boot,
             at,
             until,
             question,
             verdict,
-        })
+        };
+        // Numbers can be spelled in more ways than one, but this is how they are written.
+        (record.signed() == signed).then_some(record)
+    }
+
+    /// What the sum is of.
+    fn signed(&self) -> String {
+        let Record {
+            boot,
+            at,
+            until,
+            question,
+            verdict,
+        } = self;
+        format!(
+            "{MAGIC} boot={boot} at={at} until={until} for={question:016x} {}",
+            verdict.words()
+        )
     }
 }
 
@@ -137,6 +144,28 @@ mod tests {
                 );
             }
             assert_eq!(Record::decode(&line[..at]), None);
+        }
+    }
+
+    #[test]
+    fn a_record_spelled_otherwise_holds_nothing() {
+        let record = records()[0].clone();
+        let signed = record.signed();
+        for (from, to) in [
+            (" at=1844", " at=+1844"),
+            (" at=1844", " at=01844"),
+            ("89abcdef ", "89ABCDEF "),
+            ("for=0123", "for=123"),
+            ("for=0123", "for=+123"),
+            ("boot=0c", "boot=é"),
+        ] {
+            let other = signed.replace(from, to);
+            assert_ne!(other, signed);
+            for (text, read) in [(&signed, Some(&record)), (&other, None)] {
+                let padding = " ".repeat(LEN - text.len() - 22);
+                let line = format!("{text}{padding} sum={:016x}\n", sum(text));
+                assert_eq!(Record::decode(line.as_bytes()).as_ref(), read, "{line}");
+            }
         }
     }
 

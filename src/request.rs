@@ -19,9 +19,8 @@ pub fn is_whole(received: &[u8]) -> bool {
         let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
         name.eq_ignore_ascii_case(b"Content-Length") || name.eq_ignore_ascii_case(b"Transfer-Encoding")
     };
-    (received.ends_with(b"\n\n") || received.ends_with(b"\n\r\n"))
-        && is_complete(received)
-        && !received.split(|byte| *byte == b'\n').any(announces_a_body)
+    let ends_with_the_head = is_complete(received) && !is_complete(&received[..received.len() - 1]);
+    ends_with_the_head && !received.split(|byte| *byte == b'\n').any(announces_a_body)
 }
 
 /// Whether the answer to `received` has no body: its method is HEAD.
@@ -69,6 +68,7 @@ mod tests {
             b"\r\n\r\n",
             b"GET / HTTP/1.0\r\n",
             b"GET / HTTP/1.0\r\n\r\nmore",
+            b"GET / HTTP/1.0\r\n\r\nGET / HTTP/1.0\r\n\r\n",
             b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\n",
             b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
         ] {

@@ -42,8 +42,11 @@ export PATH=$PATH:/usr/sbin:/sbin
 say "Formatting and lint"
 cargo fmt --check
 cargo clippy --all-targets --locked --quiet -- -D warnings
+# The fuzz targets too, without the engine: it is C++ and needs a compiler of its own.
+cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
+cargo clippy --manifest-path tests/fuzz/Cargo.toml --no-default-features --target-dir target --locked --quiet -- -D warnings
 RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
-shellcheck tests/*.sh tests/sim/* deploy/*.sh .ci/run
+shellcheck tests/*.sh tests/fuzz/run.sh tests/fuzz/rustc tests/sim/* deploy/*.sh .ci/run
 
 say "Unit, property and end-to-end tests"
 # The binary that users get. Most tests wait for something; more of them than processors can do so

@@ -4,6 +4,7 @@
 mod by_hand;
 mod cluster;
 mod connection;
+mod corpora;
 mod documents;
 mod failover;
 mod haproxy;

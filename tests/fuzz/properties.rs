@@ -1,0 +1,351 @@
+//! What must hold for everything that cmonhachk reads, whatever its bytes.
+//!
+//! One function for each thing that is read. It panics where reading it would tell a lie: each
+//! reader is held to a second one, written here as simply as can be. The fuzz targets search for
+//! bytes that make one panic; the test suite replays the bytes that were worth keeping.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use cmonhachk::defaults::{Entry, bind_addresses, join};
+use cmonhachk::list::{self, State};
+use cmonhachk::log::clean;
+use cmonhachk::reason::Reason;
+use cmonhachk::record::{self, Record};
+use cmonhachk::request::{is_complete, is_head, is_whole};
+use cmonhachk::verdict::{Verdict, judge, verdict};
+
+/// What a wildcard stands for.
+const INTERFACES: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 12)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2)),
+];
+
+/// The controller list and the verdict on it. The input's first line holds the entries of
+/// `RPC_BIND_ADDRESSES`; what s9s printed follows.
+pub fn list(input: &[u8]) {
+    let mut parts = input.splitn(2, |byte| *byte == b'\n');
+    let entries = entries(parts.next().unwrap_or_default());
+    let printed = parts.next().unwrap_or_default();
+    let text = uncoloured(printed);
+    assert_eq!(list::plain(printed), text, "colour");
+    judged(&entries, &text);
+    // Few mutations of a list also correct its count, and without that nothing is read of it.
+    judged(&entries, &counted(&text));
+}
+
+/// A list that is believed is whole, and the verdict is what its lines say.
+fn judged(entries: &[Entry], text: &[u8]) {
+    let rows = match list::parse(text) {
+        Ok(rows) => rows,
+        Err(error) => return assert!(!format!("{error:#}").is_empty()),
+    };
+    let lines = lines(text);
+    let (count, lines) = lines.split_last().expect("a count");
+    let row_lines = lines.get(1..).unwrap_or_default();
+    assert!(is_count(count, row_lines.len()), "the count is another");
+    let seen: Vec<Seen> = row_lines.iter().map(|line| Seen::new(lines[0], line)).collect();
+    assert_eq!(rows.len(), seen.len(), "rows were left out or made up");
+    for ((row, seen), line) in rows.iter().zip(&seen).zip(row_lines) {
+        let state = match row.state {
+            State::Leader => b'l',
+            State::Follower => b'f',
+            State::NoRole => b'?',
+            State::Offline => b'-',
+        };
+        assert_eq!((state, row.name, row.ip), (seen.state, seen.name, seen.ip));
+        assert_eq!(row.line, *line);
+    }
+
+    let outcome = judge(entries, &INTERFACES, &rows);
+    match verdict(&outcome) {
+        Verdict::Leader => assert_eq!(role(entries, &seen), Some(b'l'), "no leader"),
+        Verdict::Follower => assert_eq!(role(entries, &seen), Some(b'f'), "no follower"),
+        Verdict::Unknown(_) => assert_eq!(role(entries, &seen), None, "a role is not told"),
+    }
+    let shown = match outcome {
+        Ok(standing) => {
+            assert!(entries.contains(&standing.entry), "another's entry");
+            let mut printed = row_lines.iter().map(|line| String::from_utf8_lossy(line));
+            assert!(printed.any(|line| line == standing.row), "no row");
+            standing.row
+        }
+        Err(fault) => format!("{:#}", fault.detail),
+    };
+    let cleaned = clean(&shown, 100);
+    assert!(cleaned.len() <= 100 && !cleaned.contains(char::is_control));
+}
+
+/// A row, cut out at the places where the header has its titles.
+struct Seen<'a> {
+    state: u8,
+    name: &'a [u8],
+    ip: &'a [u8],
+}
+
+impl Seen<'_> {
+    fn new<'a>(header: &[u8], line: &'a [u8]) -> Seen<'a> {
+        let title = |header: &[u8], title: &[u8]| {
+            let at = (0..header.len()).rfind(|at| header[*at..].starts_with(title));
+            at.expect("a title") + " ".len()
+        };
+        assert!(header.starts_with(b"S "));
+        let ip = title(header, b" IP ");
+        let name = title(&header[..ip], b" NAME ");
+        for blank in [1, name - 1, ip - 1] {
+            assert_eq!(line[blank], b' ', "a field leaves its column");
+        }
+        let end = line[ip..].iter().position(|byte| *byte == b' ').expect("a port") + ip;
+        assert!(ip < end, "no IP");
+        Seen {
+            state: line[0],
+            name: line[name..ip].trim_ascii_end(),
+            ip: &line[ip..end],
+        }
+    }
+
+    fn is_of(&self, entry: &Entry) -> bool {
+        let field = if self.ip == b"-" { self.name } else { self.ip };
+        match (entry, self::entry(field)) {
+            (Entry::Address(ours), Entry::Address(theirs)) => *ours == theirs,
+            (Entry::Wildcard, Entry::Address(theirs)) => INTERFACES.contains(&theirs),
+            (Entry::Name(ours), _) => ours.eq_ignore_ascii_case(self.name),
+            _ => false,
+        }
+    }
+}
+
+/// The one role that the rows give the node, `l` or `f`: `l` only where no other row has it.
+fn role(entries: &[Entry], rows: &[Seen]) -> Option<u8> {
+    let ours = |entry: &&Entry| rows.iter().any(|row| row.is_of(entry));
+    let entry = entries.iter().find(ours)?;
+    let states: Vec<u8> = rows
+        .iter()
+        .filter(|row| row.is_of(entry))
+        .map(|row| row.state)
+        .collect();
+    let leaders = rows.iter().filter(|row| row.state == b'l').count();
+    match states[0] {
+        state if states.iter().any(|other| *other != state) => None,
+        b'l' if leaders == 1 => Some(b'l'),
+        b'f' if leaders <= 1 => Some(b'f'),
+        _ => None,
+    }
+}
+
+/// The lines, without empty ones at the end.
+fn lines(text: &[u8]) -> Vec<&[u8]> {
+    let mut text = text;
+    while let Some(less) = text.strip_suffix(b"\n") {
+        text = less;
+    }
+    text.split(|byte| *byte == b'\n').collect()
+}
+
+/// The text with a last line that counts the lines between it and the first.
+fn counted(text: &[u8]) -> Vec<u8> {
+    let lines = lines(text);
+    let (_, rest) = lines.split_last().expect("split gives one line at least");
+    let count = format!("Total: {} controller(s)", rest.len().saturating_sub(1));
+    let rest = rest.iter().flat_map(|line| [line, &b"\n"[..]]);
+    rest.chain([count.as_bytes()]).collect::<Vec<_>>().concat()
+}
+
+fn is_count(line: &[u8], count: usize) -> bool {
+    let line = String::from_utf8_lossy(line).into_owned();
+    let zeros = line.strip_prefix("Total: ").map(|rest| rest.trim_start_matches('0'));
+    let digits = if count == 0 { String::new() } else { count.to_string() };
+    zeros == Some(&format!("{digits} controller(s)"))
+}
+
+/// Without `ESC [`, its parameters (`0` to `?`), intermediates (blank to `/`) and final (`@` to `~`).
+fn uncoloured(printed: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut rest = printed;
+    while let [byte, after @ ..] = rest {
+        let end = after.strip_prefix(b"[").filter(|_| *byte == 0x1b).and_then(|mut end| {
+            for (low, high) in [(b'0', b'?'), (b' ', b'/')] {
+                while let [byte, after @ ..] = end
+                    && (low..=high).contains(byte)
+                {
+                    end = after;
+                }
+            }
+            let (last, end) = end.split_first()?;
+            (b'@'..=b'~').contains(last).then_some(end)
+        });
+        if end.is_none() {
+            text.push(*byte);
+        }
+        rest = end.unwrap_or(after);
+    }
+    text
+}
+
+/// The words of a list of entries, each as what it is.
+fn entries(value: &[u8]) -> Vec<Entry> {
+    let words = value.split(|byte| b", \t\n\r\x0c".contains(byte));
+    words.filter(|word| !word.is_empty()).map(entry).collect()
+}
+
+fn entry(word: &[u8]) -> Entry {
+    let address = String::from_utf8(word.to_vec())
+        .ok()
+        .and_then(|word| word.parse::<IpAddr>().ok());
+    let v4 = match address {
+        Some(IpAddr::V6(v6)) => v6.to_ipv4_mapped().map(IpAddr::V4),
+        _ => None,
+    };
+    match v4.or(address) {
+        None => Entry::Name(word.to_vec()),
+        Some(address) if address == Ipv4Addr::UNSPECIFIED || address == Ipv6Addr::UNSPECIFIED => Entry::Wildcard,
+        Some(address) if address.is_loopback() => Entry::Loopback(address),
+        Some(address) => Entry::Address(address),
+    }
+}
+
+/// The defaults file: its entries are those of the last assignment, and never none.
+pub fn defaults(text: &[u8]) {
+    let read = bind_addresses(text).map_err(|fault| {
+        assert!(!format!("{:#}", fault.detail).is_empty());
+        fault.reason
+    });
+    let assigned = text.rsplit(|byte| *byte == b'\n').find_map(assigned);
+    let Some(rest) = assigned else {
+        return assert_eq!(read, Err(Reason::NoBindAddresses), "nothing is assigned");
+    };
+    if let Some(value) = simple_value(rest) {
+        let entries = entries(value);
+        let expected = if entries.is_empty() {
+            Err(Reason::NoBindAddresses)
+        } else if entries.iter().all(|entry| matches!(entry, Entry::Loopback(_))) {
+            Err(Reason::OnlyLoopback)
+        } else {
+            Ok(entries)
+        };
+        assert_eq!(read, expected, "{:?}", String::from_utf8_lossy(value));
+    }
+    match read {
+        Ok(entries) => {
+            let other = |entry: &Entry| !matches!(entry, Entry::Loopback(_));
+            assert!(entries.iter().any(other), "nothing tells this node from another");
+            assert!(!join(&entries).is_empty());
+            for read in &entries {
+                match read {
+                    Entry::Name(name) => {
+                        assert_eq!(self::entries(name), [Entry::Name(name.clone())], "no single name");
+                        assert!(is_within(name, rest), "made up");
+                    }
+                    Entry::Address(address) | Entry::Loopback(address) => {
+                        assert_eq!(entry(address.to_string().as_bytes()), *read);
+                    }
+                    Entry::Wildcard => {}
+                }
+            }
+        }
+        Err(reason) => assert!(matches!(reason, Reason::NoBindAddresses | Reason::OnlyLoopback)),
+    }
+}
+
+/// What a line assigns to `RPC_BIND_ADDRESSES`, if it does.
+fn assigned(line: &[u8]) -> Option<&[u8]> {
+    let blank = |byte: &u8| *byte == b' ' || *byte == b'\t';
+    let indent = |line: &[u8]| line.iter().take_while(|byte| blank(byte)).count();
+    let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
+    let line = &line[indent(line)..];
+    let line = match line.strip_prefix(b"export") {
+        Some(rest) if rest.first().is_some_and(blank) => &rest[indent(rest)..],
+        _ => line,
+    };
+    line.strip_prefix(b"RPC_BIND_ADDRESSES=")
+}
+
+/// The value, where no shell could see another: in one pair of quotes, or with nothing special.
+fn simple_value(rest: &[u8]) -> Option<&[u8]> {
+    let plain = |value: &[u8]| !value.iter().any(|byte| b"\"'\\;&|#".contains(byte));
+    let quoted = match rest.trim_ascii() {
+        [b'"', value @ .., b'"'] | [b'\'', value @ .., b'\''] => value,
+        _ => rest,
+    };
+    plain(quoted).then_some(quoted)
+}
+
+/// Whether all bytes of `part` stand in `whole`, in order.
+fn is_within(part: &[u8], whole: &[u8]) -> bool {
+    let mut whole = whole.iter();
+    part.iter().all(|byte| whole.any(|other| other == byte))
+}
+
+/// The request head: complete once and for all, and from then on HEAD or not.
+pub fn request(received: &[u8]) {
+    let head = first_word(received) == Some(b"HEAD");
+    assert_eq!(is_head(received), head);
+    let mut complete = false;
+    let mut started = false;
+    let mut line = Vec::new();
+    let mut announced = false;
+    for (at, byte) in received.iter().enumerate() {
+        let before = complete;
+        if *byte == b'\n' {
+            let lower = line.to_ascii_lowercase();
+            let name = lower.split(|byte| *byte == b':').next();
+            announced |= name == Some(b"content-length") || name == Some(b"transfer-encoding");
+            complete |= started && (line.is_empty() || line == b"\r");
+            line.clear();
+        } else {
+            started |= *byte != b'\r';
+            line.push(*byte);
+        }
+        let so_far = &received[..=at];
+        assert_eq!(is_complete(so_far), complete, "after {at}");
+        assert_eq!(is_whole(so_far), complete && !before && !announced, "after {at}");
+        if complete {
+            assert_eq!(is_head(so_far), head, "what comes after the head changes the answer");
+        }
+    }
+    assert!(!is_complete(b"") && !is_whole(b""));
+}
+
+/// What stands before the first blank of the first line that is not empty.
+fn first_word(received: &[u8]) -> Option<&[u8]> {
+    let mut lines = received.split(|byte| b"\r\n".contains(byte));
+    let line = lines.find(|line| !line.is_empty())?;
+    let end = line.iter().position(|byte| *byte == b' ')?;
+    Some(&line[..end])
+}
+
+/// The lock file's content: what is believed is a record to the last byte.
+pub fn record(input: &[u8]) {
+    believed(input);
+    // No mutation gets the sum right, so nothing behind it would be reached without this.
+    if let Some(line) = summed(input) {
+        believed(&line);
+    }
+}
+
+fn believed(line: &[u8]) {
+    let Some(record) = Record::decode(line) else { return };
+    assert_eq!(record.encode().as_slice(), line, "not what is written");
+    let text = String::from_utf8(line.to_vec()).expect("a record is text");
+    let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
+    match record.verdict {
+        Verdict::Leader => assert_eq!(words[6..words.len() - 1], ["leader"]),
+        Verdict::Follower => assert_eq!(words[6..words.len() - 1], ["follower"]),
+        Verdict::Unknown(reason) => assert_eq!(words[6..words.len() - 1], ["unknown", reason.code()]),
+    }
+    let at = record.question as usize % record::LEN;
+    let mut damaged = line.to_vec();
+    damaged[at] ^= 1;
+    assert_eq!(Record::decode(&damaged), None, "damaged at {at}");
+    assert_eq!(Record::decode(&line[..at]), None, "cut at {at}");
+}
+
+/// The input as a record's line, with the sum that belongs to it.
+fn summed(input: &[u8]) -> Option<Vec<u8>> {
+    const WIDTH: usize = record::LEN - " sum=0123456789abcdef\n".len();
+    let text = str::from_utf8(input).ok()?.trim_end_matches(' ');
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    let padding = " ".repeat(WIDTH.checked_sub(text.len())?);
+    Some(format!("{text}{padding} sum={:016x}\n", hasher.finish()).into_bytes())
+}

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Coverage-guided fuzzing of all that cmonhachk reads: RUNS inputs for each target, 10 million
+# unless told, on top of the kept ones. Fails at the first input that breaks a property, needs more
+# than 64 MiB or takes more than 10 seconds. Writes below target/ only.
+#
+#     tests/fuzz/run.sh [RUNS [TARGET...]]
+#     tests/fuzz/run.sh keep    # afterwards: keeps the fewest of those found that cover as much
+set -euo pipefail
+
+cd "$(dirname "$0")/../.."
+
+fail() {
+    echo "fuzz: $*" >&2
+    exit 1
+}
+
+runs=${1:-10000000}
+[[ $runs =~ ^([0-9]+|keep)$ ]] || fail "please give a number of runs or \"keep\", not \"$runs\""
+targets=("${@:2}")
+[ "${#targets[@]}" -gt 0 ] || targets=(list defaults request record)
+kept=tests/fuzz/corpus
+out=target/fuzz
+# The longest input of each, in bytes: some rows of a list, and a little more than a record.
+declare -A longest=([list]=4096 [defaults]=512 [request]=256 [record]=224)
+
+command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
+command -v c++ >/dev/null || fail "please install a C++ compiler (g++): the fuzzing engine is built from source"
+export PATH=$PWD/target/tools/bin:$PATH
+command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --quiet --root target/tools
+
+# Neither a sanitizer nor a nightly toolchain: the code under test has no unsafe block, and the
+# address sanitizer alone takes more memory than an input may.
+host=$(rustc -vV | sed -n 's/^host: //p')
+programs=$out/$host/release
+mkdir -p "$out"
+RUSTC_WRAPPER=$PWD/tests/fuzz/rustc cargo fuzz build --fuzz-dir tests/fuzz --target-dir "$out" --target "$host" \
+    --sanitizer none --release 2>"$out/build.log" ||
+    fail "the targets do not build: $(tail -n 20 "$out/build.log")"
+
+if [ "$runs" = keep ]; then
+    for target in "${targets[@]}"; do
+        fresh=$out/kept/$target
+        rm -rf "$fresh"
+        mkdir -p "$fresh"
+        # Those that the engine found are named after their SHA-1; the others were written by hand.
+        find "$kept/$target" -type f -regextype posix-extended ! -regex '.*/[0-9a-f]{40}' -exec cp -t "$fresh" {} +
+        "$programs/$target" -set_cover_merge=1 -max_len=1024 "$fresh" "$kept/$target" "$out/corpus/$target" \
+            2>"$out/$target.log" || fail "$target: $(tail -n 20 "$out/$target.log")"
+        rm -rf "${kept:?}/$target"
+        cp -r "$fresh" "$kept/$target"
+        echo "$target: $(find "$kept/$target" -type f | wc -l) inputs, $(cat "$kept/$target"/* | wc -c) bytes"
+    done
+    exit
+fi
+
+printf '%-9s %10s %8s %8s %9s %9s\n' target runs seconds a_second coverage peak_MiB
+for target in "${targets[@]}"; do
+    mkdir -p "$out/corpus/$target" "$out/artifacts"
+    log=$out/$target.log
+    "$programs/$target" -runs="$runs" -max_len="${longest[$target]}" -timeout=10 -rss_limit_mb=64 -reload=0 \
+        -print_final_stats=1 -artifact_prefix="$out/artifacts/$target-" \
+        "$out/corpus/$target" "$kept/$target" 2>"$log" ||
+        fail "$target: $(grep -a -m 1 -A 3 panicked "$log"; grep -a -E 'ERROR: |Test unit written' "$log")"
+    figure() { sed -n "s/$1/\1/p" "$log" | tail -n 1; }
+    printf '%-9s %10s %8s %8s %9s %9s\n' "$target" \
+        "$(figure '^Done \([0-9]*\) runs.*')" "$(figure '^Done .* in \([0-9]*\) second.*')" \
+        "$(figure '^stat::average_exec_per_sec: *\([0-9]*\)')" "$(figure '.*DONE *cov: \([0-9]*\) .*')" \
+        "$(figure '^stat::peak_rss_mb: *\([0-9]*\)')"
+done
