@@ -1,7 +1,7 @@
 //! A simulated cluster and its nodes, for the other tests.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -229,6 +229,11 @@ pub fn in_namespaces(kinds: &[&str], script: &str, command: &Command) -> Command
 
 /// Starts `command` with a new connection as all three standard descriptors.
 pub fn connect(command: &mut Command) -> Client {
+    try_connect(command).unwrap()
+}
+
+/// The same of a command that may not start.
+pub fn try_connect(command: &mut Command) -> io::Result<Client> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let socket: OwnedFd = listener.accept().unwrap().0.into();
@@ -236,13 +241,12 @@ pub fn connect(command: &mut Command) -> Client {
         .stdin(socket.try_clone().unwrap())
         .stdout(socket.try_clone().unwrap())
         .stderr(socket.try_clone().unwrap())
-        .spawn()
-        .unwrap();
+        .spawn()?;
     // The command keeps its copies of the socket for the next spawn: with them open here, the
     // client would never see the end of the connection.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    Client { stream, responder }
+    Ok(Client { stream, responder })
 }
 
 /// All processes of the machine.
