@@ -74,7 +74,7 @@ const LIMITS: &[(&str, Resource, &[u64], u64)] = &[
             2 * MIB,
             8 * MIB,
         ],
-        MIB,
+        512 * KIB,
     ),
     (
         "STACK",
@@ -91,7 +91,7 @@ const LIMITS: &[(&str, Resource, &[u64], u64)] = &[
             MIB,
             8 * MIB,
         ],
-        256 * KIB,
+        32 * KIB,
     ),
     ("CPU", libc::RLIMIT_CPU, &[0, 1, 2], 0),
     ("FSIZE", libc::RLIMIT_FSIZE, &[0, 1, 100, 159, 160, 4096], 0),

@@ -17,6 +17,7 @@ mod properties;
 mod s9s;
 mod scale;
 mod simulation;
+mod stale;
 mod syslog;
 mod systemd;
 mod xinetd;
