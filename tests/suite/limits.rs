@@ -4,10 +4,8 @@
 //! Nothing is right only where the kernel itself cannot start the program, that is, below the
 //! smallest value that a limit's row in `LIMITS` says is enough.
 
-use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 
@@ -174,26 +172,12 @@ fn judged(cluster: &Cluster, limits: &[Limit], must_answer: bool) -> Result<Stri
     }
 }
 
-/// A cluster whose check any user can make.
-fn open_to_all() -> Cluster {
-    let cluster = Cluster::new();
-    fs::set_permissions(cluster.folder.path(), Permissions::from_mode(0o777)).unwrap();
-    // By another process: while this one had the copy open for writing, a child that another test
-    // is starting could have it, too, and then the kernel starts it for nobody.
-    let copied = Command::new("cp")
-        .arg(env!("CARGO_BIN_EXE_cmonhachk"))
-        .arg(cluster.folder.path())
-        .status();
-    assert!(copied.unwrap().success());
-    cluster
-}
-
 #[test]
 fn under_every_limit_there_is_one_answer_or_the_kernel_starts_nothing() {
     let mut wrong = Vec::new();
     for (name, resource, values, enough) in LIMITS {
         for value in *values {
-            let cluster = open_to_all();
+            let cluster = Cluster::for_any_user();
             match judged(&cluster, &[(*resource, *value)], value >= enough) {
                 Ok(outcome) => println!("{name} {value}: {outcome}"),
                 Err(outcome) => wrong.push(format!("{name} {value}: {outcome}")),
@@ -208,7 +192,7 @@ fn where_not_even_dev_null_can_be_opened_no_limit_makes_another_text_reach_the_c
     let mut wrong = Vec::new();
     for (name, resource, values, enough) in LIMITS.iter().filter(|limit| limit.0 != "NOFILE") {
         for value in *values {
-            let cluster = open_to_all();
+            let cluster = Cluster::for_any_user();
             let limits = [(libc::RLIMIT_NOFILE, 3), (*resource, *value)];
             match judged(&cluster, &limits, value >= enough) {
                 Ok(outcome) => println!("NOFILE 3, {name} {value}: {outcome}"),

@@ -2,6 +2,7 @@
 //! HAProxy, curl and genhash; only s9s is simulated (tests/sim/s9s).
 
 mod by_hand;
+mod chaos;
 mod cluster;
 mod connection;
 mod documents;

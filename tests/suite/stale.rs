@@ -21,7 +21,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until};
+use crate::cluster::{AtEnd, Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until};
 use crate::scale::amount;
 
 /// The time since boot: what the kernel says of a process's start is on this clock, too.
@@ -152,6 +152,7 @@ fn no_answer_is_older_than_max_age_and_a_run_of_s9s() {
         got
     };
     let (got, verdicts) = thread::scope(|scope| {
+        let _over = AtEnd(&over);
         scope.spawn(|| fickle.change(&over));
         wait_until("the controller has a mind", || !fickle.times.lock().unwrap().is_empty());
         let verdicts = scope.spawn(|| verdicts(&node, &over));
