@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read, Write};
+use std::iter;
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -31,8 +32,8 @@ use nix::sys::time::TimeVal;
 use nix::unistd::{Pid, Uid};
 
 use crate::cluster::{
-    AtEnd, Cluster, Daemon, FOLLOWER, GET, LEADER, Node, PATIENCE, ask, in_namespaces, loopback, processes, project,
-    receive, unknown, wait_until,
+    AtEnd, Cluster, Daemon, FOLLOWER, GET, LEADER, Node, PATIENCE, ask, in_namespaces, loopback, parent, processes,
+    project, receive, unknown, wait_until,
 };
 use crate::scale::{amount, percentiles};
 
@@ -132,14 +133,14 @@ impl Machine<'_> {
         let path = self.locks.strip_prefix("/").unwrap();
         PathBuf::from(format!("/proc/{}/root", self.init)).join(path)
     }
+}
 
-    /// All processes there but its first, by name, dead ones that nobody has reaped included.
-    fn processes(&self) -> Vec<String> {
-        let namespace = |pid| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-        let here = namespace(self.init);
-        let is_here = |pid: &u32| *pid != self.init && namespace(*pid) == here;
-        processes().filter(is_here).map(name).collect()
-    }
+/// All that descend from these processes, by name, dead ones that nobody has reaped included.
+fn descendants(roots: [u32; 2]) -> Vec<String> {
+    let descends = |pid: &u32| iter::successors(parent(*pid), |pid| parent(*pid)).any(|pid| roots.contains(&pid));
+    let mut names: Vec<String> = processes().filter(descends).map(name).collect();
+    names.sort();
+    names
 }
 
 impl Drop for Machine<'_> {
@@ -163,7 +164,7 @@ fn name(pid: u32) -> String {
 
 /// xinetd on that machine, with the deployed service but for its limits and its log.
 struct Xinetd {
-    _entered: Daemon,
+    entered: Daemon,
     pid: u32,
     /// How many descriptors it had open at the start.
     descriptors: usize,
@@ -220,7 +221,7 @@ impl Xinetd {
             }
             let pid = children(entered.0.id())[0];
             return Xinetd {
-                _entered: entered,
+                entered,
                 pid,
                 descriptors: fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
                 started: Instant::now(),
@@ -372,11 +373,16 @@ impl Chaos<'_> {
         }
     }
 
-    /// Kills some processes of checks: the checks themselves, or what they have started.
+    /// Kills some processes of checks: the checks themselves, or what they have started. What a
+    /// killed check left is spared, for it must go by itself.
     fn kill(&mut self, checks: bool, limit: usize) {
         let pids = self.machine.cluster.processes();
         let mut victims: Vec<Held> = pids.into_iter().filter_map(Held::new).collect();
-        victims.retain(|victim| victim.is_check() == checks);
+        let killed = |victim: &Held| {
+            let client = victim.variable("REMOTE_HOST");
+            client.is_some_and(|client| self.history.killed.contains(&client.parse().unwrap()))
+        };
+        victims.retain(|victim| victim.is_check() == checks && !killed(victim));
         for _ in 0..limit.min(victims.len()) {
             let victim = victims.swap_remove(self.dice.below(victims.len()));
             let Some(client) = victim.variable("REMOTE_HOST") else {
@@ -759,10 +765,15 @@ fn whatever_goes_wrong_every_connection_gets_one_right_answer() {
     chaos.lead(false);
     thread::sleep(MAX_AGE);
     assert_eq!(receive(&mut ask(machine.address, GET)), FOLLOWER, "the next one");
+    // What a killed xinetd left has become a child of the machine's first process.
+    let mut left = Vec::new();
     wait_until("no process is left", || {
-        let mut processes = machine.processes();
-        processes.sort();
-        processes == ["sleep", "xinetd"]
+        let now = descendants([machine.init, chaos.xinetd.entered.0.id()]);
+        if now != left {
+            println!("{now:?}");
+        }
+        left = now;
+        left == ["sleep", "xinetd"]
     });
     let descriptors = fs::read_dir(format!("/proc/{}/fd", chaos.xinetd.pid)).unwrap().count();
     // It may have had its service file open when they were counted at its start.

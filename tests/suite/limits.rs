@@ -158,11 +158,11 @@ fn judged(cluster: &Cluster, limits: &[Limit], must_answer: bool) -> Result<Stri
         }
         Outcome::Said(said, Ok(()), status) if status.success() => {
             let said = String::from_utf8_lossy(&said).into_owned();
-            let codes = Reason::ALL.map(Reason::code).into_iter();
+            let mut codes = Reason::ALL.into_iter().map(Reason::code);
             if said == LEADER {
                 return Ok("leader".to_string());
             }
-            match codes.filter(|code| said == unknown(code)).last() {
+            match codes.find(|code| said == unknown(code)) {
                 Some(code) => Ok(code.to_string()),
                 None => Err(format!("{said:?}")),
             }

@@ -252,8 +252,8 @@ fn forbid_silent_clocks(pid: Pid) {
 fn clocks(command: &mut Command) -> BTreeSet<String> {
     // SAFETY: one system call.
     unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-    let pid = Pid::from_raw(child.id().cast_signed());
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+    let pid = Pid::from_raw(child.unwrap().id().cast_signed());
     assert!(matches!(waitpid(pid, None), Ok(WaitStatus::Stopped(..))));
     ptrace::setoptions(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD).unwrap();
     forbid_silent_clocks(pid);
