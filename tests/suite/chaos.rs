@@ -153,10 +153,8 @@ impl Machine<'_> {
 
 impl Drop for Machine<'_> {
     fn drop(&mut self) {
-        // The first process there heeds nothing less, and unshare waits for it.
-        if let Some(init) = children(self.holder.0.id()).first().copied().and_then(Held::new) {
-            init.kill();
-        }
+        // unshare heeds nothing less while it waits for the first process, which dies with it.
+        self.holder.signal(Signal::SIGKILL);
     }
 }
 
