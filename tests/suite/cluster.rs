@@ -1,12 +1,13 @@
 //! A simulated cluster and its nodes, for the other tests.
 
-use std::fs;
-use std::io::{Read, Write};
+use std::fs::{self, Permissions};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -86,6 +87,29 @@ impl Cluster {
         cluster
     }
 
+    /// The same, with copies of the program and of the simulated s9s in its folder, named `cmonhachk`
+    /// and `sim`, such that any user can make its checks.
+    pub fn for_any_user() -> Cluster {
+        let cluster = Cluster::new();
+        fs::set_permissions(cluster.folder.path(), Permissions::from_mode(0o777)).unwrap();
+        // Copied by another process: while this one had the copy open for writing, a child that
+        // another test is starting could have it, too, and then the kernel starts it for nobody.
+        for (program, name) in [
+            (env!("CARGO_BIN_EXE_cmonhachk").into(), "cmonhachk"),
+            (simulated_s9s(), "sim"),
+        ] {
+            let mut copy = Command::new("cp");
+            assert!(
+                copy.arg(program)
+                    .arg(cluster.folder.join(name))
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        }
+        cluster
+    }
+
     /// Makes this address the one leader from now on.
     pub fn leads(&self, leader: &str) {
         let rows = ["10.0.0.101", "10.0.0.102", "10.0.0.103"].map(|address| match address == leader {
@@ -136,6 +160,7 @@ impl Cluster {
             cluster: self,
             defaults,
             lock: self.folder.join(&format!("lock-{address}")),
+            s9s: simulated_s9s(),
         }
     }
 
@@ -150,6 +175,7 @@ pub struct Node<'a> {
     pub cluster: &'a Cluster,
     pub defaults: PathBuf,
     pub lock: PathBuf,
+    pub s9s: PathBuf,
 }
 
 impl Node<'_> {
@@ -161,7 +187,7 @@ impl Node<'_> {
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("REMOTE_HOST", "127.0.0.1")
             .env("S9S_SIM", &self.cluster.folder.0)
-            .env("CMONHACHK_S9S", simulated_s9s())
+            .env("CMONHACHK_S9S", &self.s9s)
             .env("CMONHACHK_CMON_DEFAULTS", &self.defaults)
             .env("CMONHACHK_LOCK_FILE", &self.lock)
             .stdin(Stdio::null());
@@ -229,6 +255,11 @@ pub fn in_namespaces(kinds: &[&str], script: &str, command: &Command) -> Command
 
 /// Starts `command` with a new connection as all three standard descriptors.
 pub fn connect(command: &mut Command) -> Client {
+    try_connect(command).unwrap()
+}
+
+/// The same of a command that may not start.
+pub fn try_connect(command: &mut Command) -> io::Result<Client> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let socket: OwnedFd = listener.accept().unwrap().0.into();
@@ -236,13 +267,12 @@ pub fn connect(command: &mut Command) -> Client {
         .stdin(socket.try_clone().unwrap())
         .stdout(socket.try_clone().unwrap())
         .stderr(socket.try_clone().unwrap())
-        .spawn()
-        .unwrap();
+        .spawn()?;
     // The command keeps its copies of the socket for the next spawn: with them open here, the
     // client would never see the end of the connection.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    Client { stream, responder }
+    Ok(Client { stream, responder })
 }
 
 /// All processes of the machine.
@@ -322,6 +352,15 @@ impl Drop for Daemon {
             self.signal(Signal::SIGTERM);
             let _ = self.0.wait();
         }
+    }
+}
+
+/// Tells the other threads of a scope that it is over, also where it ends in a panic.
+pub struct AtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -2,6 +2,7 @@
 //! HAProxy, curl and genhash; only s9s is simulated (tests/sim/s9s).
 
 mod by_hand;
+mod chaos;
 mod cluster;
 mod connection;
 mod corpora;
@@ -12,12 +13,16 @@ mod hostile;
 mod install;
 mod keepalived;
 mod launchers;
+mod limits;
+mod load;
 mod lock;
 mod portable;
 mod properties;
 mod rights;
 mod s9s;
+mod scale;
 mod simulation;
+mod stale;
 mod syslog;
 mod systemd;
 mod xinetd;

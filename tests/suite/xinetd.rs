@@ -81,6 +81,11 @@ impl<'a> Xinetd<'a> {
         xinetd
     }
 
+    /// xinetd's process id.
+    pub fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
     fn run(&self, program: &str, arguments: &[&str]) -> Output {
         Command::new(program).args(arguments).output().expect(program)
     }
@@ -109,7 +114,7 @@ impl<'a> Xinetd<'a> {
     /// The processes of the node's checks, by xinetd's mark on them.
     fn responders(&self) -> Vec<u32> {
         let pids = self.node.cluster.processes().into_iter();
-        pids.filter(|pid| parent(*pid) == Some(self.process.0.id())).collect()
+        pids.filter(|pid| parent(*pid) == Some(self.pid())).collect()
     }
 }
 
