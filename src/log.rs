@@ -58,9 +58,7 @@ pub fn clean(text: &str, max: usize) -> String {
         };
         if line.len() + shown.len_utf8() > max {
             // The ellipsis takes three bytes of what there is room for.
-            while line.len() + '…'.len_utf8() > max {
-                line.pop();
-            }
+            while line.len() + '…'.len_utf8() > max && line.pop().is_some() {}
             line.push('…');
             break;
         }
@@ -84,5 +82,6 @@ mod tests {
         assert_eq!(clean("abcdefg", 6), "abc…");
         assert_eq!(clean(&"→".repeat(9), 9), "→→…");
         assert_eq!(clean("ééé", 5), "é…");
+        assert_eq!(clean("abc", 2), "…", "room for the ellipsis there must be");
     }
 }

@@ -1,7 +1,8 @@
 //! The verdict on lists that nobody has seen.
 //!
 //! Lists are generated from a model of controllers, printed as s9s prints them, and judged; the
-//! verdict must be the model's. Then the printed lists are damaged.
+//! verdict must be the model's. Then the printed lists are damaged. `CMONHACHK_CASES` (see `scale`): on
+//! how many cases each property is tried.
 
 use std::net::IpAddr;
 
@@ -12,6 +13,8 @@ use cmonhachk::record::Record;
 use cmonhachk::request;
 use cmonhachk::verdict::{Verdict, judge, verdict};
 use proptest::prelude::*;
+
+use crate::scale::amount;
 
 #[derive(Clone, Debug)]
 struct Controller {
@@ -86,6 +89,29 @@ fn controller() -> impl Strategy<Value = Controller> {
             port,
             comment,
         })
+}
+
+/// A list, now and then a long one. Of a long one only two rows are as they come, or every verdict
+/// on it would be that several lead.
+fn controllers() -> impl Strategy<Value = Vec<Controller>> {
+    let index = any::<prop::sample::Index>;
+    let long = (prop::collection::vec(controller(), 8..=1000), index(), index());
+    let long = long.prop_map(|(mut controllers, one, other)| {
+        let kept = [one.index(controllers.len()), other.index(controllers.len())];
+        for (at, controller) in controllers.iter_mut().enumerate().filter(|(at, _)| !kept.contains(at)) {
+            if controller.state == 'l' {
+                controller.state = 'f';
+            }
+            let ip = IpAddr::from([172, 16, (at / 256) as u8, at as u8]);
+            controller.ip = controller.ip.map(|_| ip);
+            controller.name = ip.to_string();
+        }
+        controllers
+    });
+    prop_oneof![
+        60 => prop::collection::vec(controller(), 0..8),
+        1 => long,
+    ]
 }
 
 /// Prints a list as s9s does: columns padded in bytes to their widest value.
@@ -234,12 +260,12 @@ fn apply(damage: &Damage, text: &mut Vec<u8>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: amount("CMONHACHK_CASES", 2000, 200_000) as u32, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_verdict_on_any_list_is_the_models(
         entries in identity(),
-        controllers in prop::collection::vec(controller(), 0..8),
+        controllers in controllers(),
         coloured: bool,
     ) {
         let printed = print(&controllers, coloured);
@@ -249,7 +275,7 @@ proptest! {
     #[test]
     fn a_damaged_list_makes_a_leader_only_of_the_one_whose_row_still_says_so(
         entries in identity(),
-        controllers in prop::collection::vec(controller(), 1..6),
+        controllers in controllers(),
         coloured: bool,
         damages in prop::collection::vec(damage(), 1..4),
     ) {
