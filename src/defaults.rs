@@ -79,10 +79,11 @@ pub fn join(entries: &[Entry]) -> String {
 /// What stands behind the `=` of the last assignment, to the end of its line.
 fn last_assignment(text: &[u8]) -> Option<&[u8]> {
     // Bytes and no Unicode: the file may hold bytes that are no UTF-8, and the tables cost time.
-    let assignment = Regex::new(r"(?m-u)^(?:\xEF\xBB\xBF)?[ \t]*(?:export[ \t]+)?RPC_BIND_ADDRESSES=([^\n]*)")
+    let assignment = Regex::new(r"(?-u)^(?:\xEF\xBB\xBF)?[ \t]*(?:export[ \t]+)?RPC_BIND_ADDRESSES=([^\n]*)")
         .expect("the pattern is constant and tested");
-    let last = assignment.captures_iter(text).last()?;
-    Some(last.get(1)?.as_bytes())
+    // Line by line, for where a line begins is then known and its first bytes decide.
+    let mut lines = text.split(|byte| *byte == b'\n').rev();
+    Some(lines.find_map(|line| assignment.captures(line))?.get(1)?.as_bytes())
 }
 
 /// The value that a shell would see in the rest of an assignment's line: quotes taken off, a

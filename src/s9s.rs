@@ -317,6 +317,11 @@ impl Child {
 
 /// This process's children. None where the kernel does not tell (proc_pid_task(5), `children`).
 fn children() -> Vec<Pid> {
+    // Most often there is none, and to ask that is far cheaper than the first look into /proc.
+    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
+    if waitid(Id::All, peek) == Err(Errno::ECHILD) {
+        return Vec::new();
+    }
     let list = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
     let numbers = list.split_whitespace().filter_map(|number| number.parse().ok());
     numbers.map(Pid::from_raw).collect()

@@ -5,39 +5,20 @@ set -euo pipefail
 
 cd "$(dirname "$0")/.."
 
-say() { printf '\n== %s\n' "$*"; }
-fail() {
-    echo "tests: $*" >&2
-    exit 1
-}
+# shellcheck source=tests/packages.sh
+. tests/packages.sh
 
-# command:package
-needed=(
-    curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount
+provide curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount \
     ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap
-)
-missing=()
-for pair in "${needed[@]}"; do
-    PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
-done
 # openbsd-inetd and xinetd exclude each other, so the one is unpacked beside the other; these are
 # the libraries that it needs.
 inetd=target/tools/openbsd-inetd
-[ -x "$inetd/usr/sbin/inetd" ] || missing+=(libbsd0 libevent-2.1-7 libtirpc3 libwrap0)
-if [ "${#missing[@]}" -gt 0 ]; then
-    say "Installing ${missing[*]}"
-    command -v apt-get >/dev/null || fail "please install ${missing[*]}: there is no apt-get here"
-    as_root=()
-    if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-fi
+provide "$inetd/usr/sbin/inetd":{libbsd0,libevent-2.1-7,libtirpc3,libwrap0}
 if [ ! -x "$inetd/usr/sbin/inetd" ]; then
     mkdir -p "$inetd"
     (cd "$inetd" && apt-get download -qq openbsd-inetd 2>/dev/null && dpkg-deb --extract openbsd-inetd_*.deb .)
 fi
 command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
-export PATH=$PATH:/usr/sbin:/sbin
 
 say "Formatting and lint"
 cargo fmt --check
@@ -46,14 +27,19 @@ cargo clippy --all-targets --locked --quiet -- -D warnings
 cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 cargo clippy --manifest-path tests/fuzz/Cargo.toml --no-default-features --target-dir target --locked --quiet -- -D warnings
 RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
-shellcheck tests/*.sh tests/fuzz/run.sh tests/fuzz/rustc tests/sim/* deploy/*.sh .ci/run
+shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/fuzz/rustc tests/sim/* deploy/*.sh .ci/run
 
 say "Unit, property and end-to-end tests"
-# The binary that users get. Most tests wait for something; more of them than processors can do so
+# The binary that users get. cargo builds another one for the tests, which must not take its place:
+# their packages ask for further features of ours.
+cargo build --release --locked --quiet
+export TESTED_BINARY=$PWD/target/release/cmonhachk
+test=(cargo test --release --locked --target-dir target/suite)
+# Most tests wait for something; more of them than processors can do so
 # side by side, but for those that keep all processors busy or measure.
 alone=(after_a_flood chaos:: load:: stale::no_answer)
-cargo test --release --locked -- --test-threads 8 "${alone[@]/#/--skip=}"
-cargo test --release --locked --test suite -- --test-threads 1 "${alone[@]}"
+"${test[@]}" -- --test-threads 8 "${alone[@]/#/--skip=}"
+"${test[@]}" --test suite -- --test-threads 1 "${alone[@]}"
 
 say "An older distribution"
 tests/older-system.sh
@@ -69,5 +55,8 @@ shows 1 '^The user was on the new leader [0-9]* ms after'
 shows 2 'gets: 127.0.0.102$'
 shows 1 'unknown s9s-timeout$'
 if curl --silent --output /dev/null --max-time 2 http://127.0.0.101:9201/; then fail "the demo left a node running"; fi
+
+say "The benchmark, in its short form"
+bash tests/bench/run.sh --short >/dev/null || fail "the benchmark failed"
 
 say "All passed"

@@ -1,5 +1,6 @@
 //! A simulated cluster and its nodes, for the other tests.
 
+use std::env;
 use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
@@ -7,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -94,10 +96,7 @@ impl Cluster {
         fs::set_permissions(cluster.folder.path(), Permissions::from_mode(0o777)).unwrap();
         // Copied by another process: while this one had the copy open for writing, a child that
         // another test is starting could have it, too, and then the kernel starts it for nobody.
-        for (program, name) in [
-            (env!("CARGO_BIN_EXE_cmonhachk").into(), "cmonhachk"),
-            (simulated_s9s(), "sim"),
-        ] {
+        for (program, name) in [(binary().into(), "cmonhachk"), (simulated_s9s(), "sim")] {
             let mut copy = Command::new("cp");
             assert!(
                 copy.arg(program)
@@ -181,7 +180,7 @@ pub struct Node<'a> {
 impl Node<'_> {
     /// The binary with this node's files, in the environment that xinetd gives its services.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cmonhachk"));
+        let mut command = Command::new(binary());
         command
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -220,6 +219,14 @@ impl Node<'_> {
 
 pub fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The binary under test: what `cargo build` makes, where tests/run.sh names it. Cargo's own for the
+/// tests is built with the features that the tests' packages ask of ours.
+pub fn binary() -> &'static str {
+    static BINARY: LazyLock<String> =
+        LazyLock::new(|| env::var("TESTED_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_cmonhachk").to_string()));
+    &BINARY
 }
 
 pub fn simulated_s9s() -> PathBuf {

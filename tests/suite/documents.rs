@@ -5,7 +5,7 @@ use std::process::Command;
 
 use cmonhachk::reason::Reason;
 
-use crate::cluster::project;
+use crate::cluster::{binary, project};
 
 fn readme() -> String {
     fs::read_to_string(project().join("README.md")).unwrap()
@@ -28,11 +28,7 @@ fn the_readme_has_every_reason_with_its_meaning_and_advice_and_no_other() {
 
 #[test]
 fn the_readme_has_every_option_with_its_variable_default_and_meaning_as_help_tells_them() {
-    let output = Command::new(env!("CARGO_BIN_EXE_cmonhachk"))
-        .arg("--help")
-        .env_clear()
-        .output()
-        .unwrap();
+    let output = Command::new(binary()).arg("--help").env_clear().output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     let help = String::from_utf8(output.stdout).unwrap();
     let readme = readme();

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use cmonhachk::reason::Reason;
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, simulated_s9s, unknown};
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, binary, connect, simulated_s9s, unknown};
 use crate::syslog::{Log, logging};
 
 fn get(command: &mut Command) -> String {
@@ -257,7 +257,7 @@ fn executed(node: &Node<'_>, s9s: &str, expected: &str) -> Vec<String> {
 fn nothing_is_executed_but_s9s() {
     let cluster = Cluster::new();
     let node = cluster.leader();
-    let own = env!("CARGO_BIN_EXE_cmonhachk");
+    let own = binary();
     assert_eq!(executed(&node, "/bin/true", "list-unreadable"), [own, "/bin/true"]);
     for name in SHELLISH {
         assert_eq!(executed(&node, name, "s9s-not-found"), [own], "{name}");

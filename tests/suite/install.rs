@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::SystemTime;
 
-use crate::cluster::{Folder, project, simulated_s9s, wait_until};
+use crate::cluster::{Folder, binary, project, simulated_s9s, wait_until};
 
 pub const NODES: &str = "--nodes 10.0.0.101,10.0.0.102,10.0.0.103 --binary /run/built";
 pub const ALL: &str = "--nodes 10.0.0.101,10.0.0.102,10.0.0.103 --vip 10.0.0.130 --interface eth1 \
@@ -72,7 +72,7 @@ impl Root {
             .args(["sh", "-euc", MAKE_ROOT, "sh"])
             .arg(folder.path())
             .arg(project().join("deploy"))
-            .args([env!("CARGO_BIN_EXE_cmonhachk"), address])
+            .args([binary(), address])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -253,7 +253,7 @@ fn the_first_installation_puts_each_file_where_it_belongs_and_nothing_else() {
     assert!(output.contains(&kept), "{output}");
     assert_eq!(root.read(&kept), fs::read_to_string(HAPROXY).unwrap());
 
-    assert!(fs::read(root.path(BINARY)).unwrap() == fs::read(env!("CARGO_BIN_EXE_cmonhachk")).unwrap());
+    assert!(fs::read(root.path(BINARY)).unwrap() == fs::read(binary()).unwrap());
     assert_eq!(root.path(BINARY).metadata().unwrap().permissions().mode(), 0o100755);
     assert_eq!(
         root.read(SERVICE),
@@ -348,7 +348,7 @@ fn an_edited_file_is_kept_beside_the_new_one_and_named() {
 fn an_upgrade_replaces_the_binary_and_what_depends_on_the_nodes() {
     let root = Root::installed();
     let [xinetd, ..] = root.services();
-    let mut other = fs::read(env!("CARGO_BIN_EXE_cmonhachk")).unwrap();
+    let mut other = fs::read(binary()).unwrap();
     other.push(0);
     fs::write(root.path("/run/built"), &other).unwrap();
     let output = root.install(ALL).succeeds();

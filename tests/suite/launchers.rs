@@ -6,14 +6,15 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::cluster::{
-    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, ask, loopback, project, receive, simulated_s9s, unknown, wait_until,
+    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, ask, binary, loopback, project, receive, simulated_s9s, unknown,
+    wait_until,
 };
 
 /// The words of a node's check.
 fn words(node: &Node<'_>) -> Vec<String> {
     let path = |path: &Path| path.to_str().unwrap().to_string();
     vec![
-        env!("CARGO_BIN_EXE_cmonhachk").to_string(),
+        binary().to_string(),
         format!("--cmon-defaults={}", path(&node.defaults)),
         format!("--lock-file={}", path(&node.lock)),
         format!("--s9s={}", path(&simulated_s9s())),

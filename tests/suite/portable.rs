@@ -3,14 +3,14 @@
 use std::fs;
 use std::process::Command;
 
-use crate::cluster::{Cluster, GET, connect, in_namespaces, project, unknown};
+use crate::cluster::{Cluster, GET, binary, connect, in_namespaces, project, unknown};
 
 #[test]
 fn the_binary_runs_where_there_is_nothing_else() {
     let cluster = Cluster::new();
     let root = &cluster.folder;
     let node = cluster.leader();
-    fs::copy(env!("CARGO_BIN_EXE_cmonhachk"), root.join("cmonhachk")).unwrap();
+    fs::copy(binary(), root.join("cmonhachk")).unwrap();
     root.write("defaults", "RPC_BIND_ADDRESSES=10.0.0.101\n");
     for folder in ["proc", "dev", "run"] {
         fs::create_dir(root.join(folder)).unwrap();

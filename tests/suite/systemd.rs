@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::cluster::{Cluster, LEADER, project, unknown, wait_until};
+use crate::cluster::{Cluster, LEADER, binary, project, unknown, wait_until};
 
 const UNITS: [&str; 2] = ["cmonhachk.socket", "cmonhachk@.service"];
 
@@ -13,7 +13,7 @@ const UNITS: [&str; 2] = ["cmonhachk.socket", "cmonhachk@.service"];
 fn units(cluster: &Cluster) -> Vec<PathBuf> {
     let copy = |name: &str| {
         let unit = fs::read_to_string(project().join("deploy/systemd").join(name)).unwrap();
-        let unit = unit.replace("/usr/local/sbin/cmonhachk", env!("CARGO_BIN_EXE_cmonhachk"));
+        let unit = unit.replace("/usr/local/sbin/cmonhachk", binary());
         cluster.folder.write(name, unit)
     };
     UNITS.into_iter().map(copy).collect()
@@ -64,12 +64,7 @@ impl Systemd {
         fs::create_dir(&control_group).unwrap();
         fs::create_dir(cluster.folder.join("root")).unwrap();
         let unshare = Command::new(project().join("tests/sim/boot-systemd"))
-            .args([
-                cluster.folder.path(),
-                project(),
-                Path::new(env!("CARGO_BIN_EXE_cmonhachk")),
-                &control_group,
-            ])
+            .args([cluster.folder.path(), project(), Path::new(binary()), &control_group])
             .stdin(Stdio::null())
             .spawn()
             .unwrap();

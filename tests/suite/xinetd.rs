@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User};
 
 use crate::cluster::{
-    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, ask, in_namespaces, loopback, parent, project, receive,
+    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, ask, binary, in_namespaces, loopback, parent, project, receive,
     simulated_s9s, unknown, wait_until,
 };
 
@@ -49,7 +49,7 @@ impl<'a> Xinetd<'a> {
     fn serve(ip: Ipv4Addr, node: Node<'a>, service: &str) -> Xinetd<'a> {
         let folder = &node.cluster.folder;
         let service = service
-            .replace("/usr/local/sbin/cmonhachk", env!("CARGO_BIN_EXE_cmonhachk"))
+            .replace("/usr/local/sbin/cmonhachk", binary())
             .replace("/run/cmonhachk/lock", node.lock.to_str().unwrap());
         let environment = format!(
             "env = S9S_SIM={} CMONHACHK_S9S={} CMONHACHK_CMON_DEFAULTS={}",

@@ -1,0 +1,371 @@
+"""Takes all measurements and prints them; README.md tells what and how. Started by run.sh, in
+namespaces where this node's paths and port 9201 are the benchmark's own."""
+
+import itertools
+import os
+import random
+import re
+import resource
+import select
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+SHORT = sys.argv[1:] == ["--short"]
+BENCH = Path("tests/bench")
+OUT = Path("target/bench").resolve()
+S9S = OUT / "path/s9s"
+LOCK = Path("/run/cmonhachk/lock")
+SCRIPT_LOCK = Path("/run/script.lock")
+RUNS = Path("/run/runs")
+SERVICE = Path("deploy/xinetd/cmonhachk").read_text()
+ARGUMENTS = re.search(r"server_args\s*= (.*)", SERVICE)[1].split()
+# As deployed, but for what a busy machine or valgrind must not make another answer.
+FRESH = ["60" if word == "1.5" else word for word in ARGUMENTS] + ["--max-age", "0"]
+# All that xinetd hands to its services when an init system has started it.
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "REMOTE_HOST": "127.0.0.1"}
+REQUEST = b"GET / HTTP/1.1\r\nHost: node\r\n\r\n"
+LEADER = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 48\r\nConnection: close\r\n"
+    b"Cache-Control: no-store\r\nCmonhachk-State: leader\r\n\r\n<html><body>This node is a leader.</body></html>"
+)
+PROFILE = Path("/run/callgrind")
+VALGRIND = ["/usr/bin/valgrind", "--tool=callgrind", f"--callgrind-out-file={PROFILE}", "--log-file=/run/valgrind"]
+PROGRAMS = {"floor": OUT / "floor", "cmonhachk": Path("target/release/cmonhachk"), "script": BENCH / "script.py"}
+
+count = itertools.count(1)
+
+
+def check(is_so, what):
+    """A measurement that went wrong is an error and no figure."""
+    if not is_so:
+        sys.exit(f"bench: {what}")
+
+
+def fresh_copy(program, to=None):
+    """A copy in a file of its own: where the page cache happens to hold an executable's bytes makes
+    up to a tenth of its start, so that no copy's luck may decide."""
+    copy = OUT / f"{program.name}.{next(count)}"
+    shutil.copy(program, copy)
+    return copy.rename(to) if to else copy
+
+
+def in_random_order(things):
+    return random.sample(list(things), len(things))
+
+
+def middle(values, digits=2):
+    """The median, and the spread around it."""
+    values = sorted(values)
+    return f"{statistics.median(values):.{digits}f} ({values[0]:.{digits}f} to {values[-1]:.{digits}f})"
+
+
+def table(title, *rows):
+    print(f"\n{title}\n")
+    for at, row in enumerate(rows):
+        print("|", " | ".join(str(cell) for cell in row), "|")
+        if at == 0:
+            print("|---" * len(row) + "|")
+    sys.stdout.flush()
+
+
+def write_list(controllers):
+    """The list as the genuine client prints it; the last of the controllers is this node, and leads."""
+    names = [f"10.1.{at // 250}.{at % 250 + 1}" for at in range(controllers - 1)] + ["10.0.0.101"]
+    width = max(map(len, names))
+    lines = [f"S VERSION     OWNER  GROUP  {'NAME':{width}} {'IP':{width}} PORT COMMENT"]
+    for name in names:
+        state, comment = ("l", "Acting as leader.") if name == names[-1] else ("f", "Accepting heartbeats.")
+        lines.append(f"{state} 2.3.4.11302 system admins {name:{width}} {name:{width}} 9501 {comment}")
+    lines.append(f"Total: {controllers} controller(s)\n")
+    Path("/run/list").write_text("\n".join(lines))
+
+
+def write_defaults(size):
+    """A defaults file of this many bytes. The last assignment counts, and so that all has to be looked
+    at, the one that there is comes first."""
+    line = 'RPC_BIND_ADDRESSES="127.0.0.1,10.0.0.101"\n'
+    others = "# The port that the controller listens on, 9500 unless set.\nRPC_PORT=9500\n"
+    Path("/etc/default/cmon").write_text((line + others * size)[:size])
+
+
+class Spawned(NamedTuple):
+    """A program that has answered: wall and CPU time in milliseconds, most memory in MiB."""
+
+    took: float
+    cpu: float
+    memory: float
+
+
+def spawn(*command, expected):
+    """Starts the command on a connection, where it must give the expected answer."""
+    done = subprocess.run([OUT / "spawn", *command], env=ENVIRONMENT, capture_output=True)
+    figures, _, answer = done.stdout.partition(b"\n")
+    check(done.returncode == 0 and answer == expected, f"{command}: {done.stderr} {answer[-1000:]}")
+    took, cpu, memory = map(int, figures.split())
+    return Spawned(took / 1000, cpu / 1000, memory / 1024)
+
+
+class Xinetd:
+    """xinetd with the deployed service file, for another program and user, on an address of its own:
+    the connections that the one before has closed are in nobody's way."""
+
+    def __init__(self, program, **environment):
+        self.program = fresh_copy(program)
+        self.address = (f"127.0.1.{next(count) % 250 + 1}", 9201)
+        service = SERVICE.replace("= /usr/local/sbin/cmonhachk", f"= {self.program}").replace("= cmonhachk\n", "= root\n")
+        lines = [f"bind = {self.address[0]}"] + [f"env = {name}={value}" for name, value in environment.items()]
+        conf, log, pid = (Path(f"/run/xinetd.{name}") for name in ("conf", "log", "pid"))
+        conf.write_text(service.replace("}\n", "\n".join(lines) + "\n}\n"))
+        log.write_text("")
+        for lock in (LOCK, SCRIPT_LOCK):
+            lock.unlink(missing_ok=True)
+        self.process = subprocess.Popen(
+            ["prlimit", f"--nofile={DESCRIPTORS}:", "xinetd", "-dontfork", "-f", conf, "-filelog", log, "-pidfile", pid],
+            stdin=subprocess.DEVNULL,
+            env={"PATH": ENVIRONMENT["PATH"]},
+        )
+        patience = time.monotonic() + 10
+        while "Started working: 1 available service" not in log.read_text():
+            check(time.monotonic() < patience and self.process.poll() is None, f"xinetd does not start: {log.read_text()}")
+            time.sleep(0.01)
+
+    def stop(self):
+        """Ends it; the CPU seconds that it and the programs that it started have used."""
+        self.process.terminate()
+        _, _, usage = os.wait4(self.process.pid, 0)
+        self.process.returncode = 0
+        self.program.unlink()
+        return usage.ru_utime + usage.ru_stime
+
+    def ask(self, checks):
+        """This many checks at one moment. The answers, and the seconds to the last one."""
+        begin = last = time.monotonic()
+        poll, clients, answers = select.poll(), {}, []
+        while len(answers) < checks:
+            while len(clients) + len(answers) < checks and self.has_room():
+                client = socket.create_connection(self.address)
+                client.sendall(REQUEST)
+                clients[client.fileno()] = client, bytearray()
+                poll.register(client, select.POLLIN)
+            # Whether there is room now is not told, so it is looked at again soon.
+            for number, _ in poll.poll(1):
+                client, answer = clients[number]
+                try:
+                    more = client.recv(4096)
+                except ConnectionResetError:
+                    more = b""
+                answer += more
+                if not more:
+                    last = time.monotonic()
+                    poll.unregister(client)
+                    client.close()
+                    answers.append(bytes(answer))
+                    del clients[number]
+            check(time.monotonic() - last < 10, f"{self.program.name} gives no answer")
+        return answers, last - begin
+
+    def has_room(self):
+        """Whether xinetd's queue, of 64, has room for one more connection. What comes when it is full
+        the kernel drops, and TCP sends it again a second later."""
+        with open("/proc/net/tcp", "rb", buffering=0) as sockets:
+            listener = sockets.read(400).splitlines()[1].split()
+        # proc(5): the fourth field is the state, 0A for listening, and the fifth the queues.
+        check(listener[3] == b"0A", "xinetd does not listen")
+        return int(listener[4].split(b":")[1], 16) < 60
+
+
+def load(name):
+    """Eight clients that ask without a pause. Right answers a second, CPU microseconds for an answer,
+    and the share of the answers that are right."""
+    seconds = 1 if SHORT else 4
+    xinetd = Xinetd(PROGRAMS[name], CMONHACHK_MAX_AGE=3600)
+    check(xinetd.ask(1)[0] == [LEADER], f"{name} gives no right answer")
+    wrk = subprocess.run(
+        ["wrk", "-t1", "-c8", f"-d{seconds}", f"http://{xinetd.address[0]}:{xinetd.address[1]}/"],
+        capture_output=True,
+        text=True,
+    ).stdout
+    cpu = xinetd.stop()
+    answers, span = re.search(r"(\d+) requests in ([\d.]+)s", wrk).groups()
+    errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", wrk)
+    wrong = sum(map(int, errors.groups())) if errors else 0
+    others = re.search(r"Non-2xx or 3xx responses: (\d+)", wrk)
+    right = int(answers) - (int(others[1]) if others else 0)
+    # That the script answers wrongly when it is asked twice at once is a result; of the others it is
+    # an invalid measurement.
+    check(name == "script" or (right == int(answers) and wrong == 0), f"{name} under load: {wrk}")
+    return right / float(span), cpu * 1e6 / (int(answers) + wrong), right / (int(answers) + wrong)
+
+
+def measure_load():
+    taken = {name: [] for name in PROGRAMS}
+    for _ in range(1 if SHORT else 5):
+        for name in in_random_order(PROGRAMS):
+            taken[name].append(load(name))
+    rows = []
+    for name, figures in taken.items():
+        rates, cpu, share = zip(*figures)
+        rows.append((
+            name,
+            f"{statistics.median(rates):.0f}",
+            middle(rate / floor[0] for rate, floor in zip(rates, taken["floor"])),
+            f"{statistics.median(cpu):.0f}",
+            middle((floor[1] / own for own, floor in zip(cpu, taken["floor"]))),
+            f"{statistics.median(share):.0%}",
+        ))
+    table(
+        "**A shared verdict under xinetd, 8 clients** (goal: 0.85 of the floor's requests a second)",
+        ("program", "right answers/s", "of the floor's", "CPU µs an answer", "the floor's, of that", "right"),
+        *rows,
+    )
+
+
+def over_s9s(pairs, *names):
+    """What s9s alone takes, and for each of the programs what it takes more than the s9s beside it."""
+    commands = {"s9s": [S9S, "controller", "--list", "--long"]} | {name: [PROGRAMS[name], *FRESH] for name in names}
+    taken = {name: [] for name in commands}
+    for _ in range(pairs):
+        fresh_copy(OUT / "s9s", to=S9S)
+        for name in in_random_order(commands):
+            program, *arguments = commands[name]
+            expected = Path("/run/list").read_bytes() if name == "s9s" else LEADER
+            copy = fresh_copy(program)
+            taken[name].append(spawn(copy, *arguments, expected=expected))
+            copy.unlink()
+    alone = taken.pop("s9s")
+    over = {
+        name: [Spawned(*(mine - its for mine, its in zip(*pair))) for pair in zip(spawned, alone)]
+        for name, spawned in taken.items()
+    }
+    return alone, over
+
+
+def measure_fresh():
+    """Returns the milliseconds that s9s alone takes."""
+    alone, over = over_s9s(2 if SHORT else 60, "cmonhachk", "script")
+    rows = []
+    for name, pairs in over.items():
+        took = [pair.took for pair in pairs]
+        rows.append((
+            name,
+            f"{statistics.median(took):.2f}",
+            f"{statistics.quantiles(took, n=10)[8]:.2f}",
+            middle(pair.cpu for pair in pairs),
+        ))
+    took = statistics.median(pair.took for pair in alone)
+    table(
+        f"**A fresh check, milliseconds over s9s alone, which took {took:.2f}** (goal: 1.0 at the median)",
+        ("program", "median", "90th percentile", "CPU time"),
+        *rows,
+    )
+    return took
+
+
+def callgrind(*command):
+    """The user-space instructions of a process that is started on a connection, until it ends."""
+    spawn(*VALGRIND, *command, expected=LEADER)
+    return instructions()
+
+
+def instructions():
+    return f"{int(re.search(r'^totals: ([0-9]+)', PROFILE.read_text(), re.MULTILINE)[1]):,}"
+
+
+def measure_size():
+    binary = PROGRAMS["cmonhachk"]
+    shared = [binary, *ARGUMENTS, "--max-age", "3600"]
+    LOCK.unlink(missing_ok=True)
+    # The first of these leaves its verdict to the second.
+    fresh_memory, shared_memory = (spawn(*shared, expected=LEADER).memory for _ in range(2))
+    floor_memory = spawn(OUT / "floor", expected=LEADER).memory
+    rows = [("instructions, shared verdict", callgrind(*shared), "150,000")]
+    rows.append(("instructions, fresh check", callgrind(binary, *FRESH), ""))
+    subprocess.run([*VALGRIND, binary, *ARGUMENTS, "--version"], env=ENVIRONMENT, capture_output=True, check=True)
+    rows.append(("instructions, `--version`", instructions(), ""))
+    table(
+        "**Start-up and size**",
+        ("what", "measured", "goal"),
+        *rows,
+        ("peak memory, shared verdict", f"{shared_memory:.2f} MiB", "3 MiB"),
+        ("peak memory, fresh check", f"{fresh_memory:.2f} MiB", "3 MiB"),
+        ("peak memory, floor", f"{floor_memory:.2f} MiB", ""),
+        ("binary", f"{binary.stat().st_size / 1024 ** 2:.2f} MiB", ""),
+    )
+
+
+def measure_stampede(alone):
+    """`alone` is what s9s takes, in milliseconds."""
+    rows = []
+    for checks, name in itertools.product([1, 10, 50] if SHORT else [1, 10, 50, 400, 1000], PROGRAMS):
+        if name == "script" and checks > 50:
+            # So many interpreters want more memory than there may be.
+            continue
+        right, runs, last = [], [], []
+        for _ in range(1 if SHORT else 5):
+            RUNS.write_text("")
+            xinetd = Xinetd(PROGRAMS[name])
+            answers, seconds = xinetd.ask(checks)
+            xinetd.stop()
+            right.append(answers.count(LEADER))
+            runs.append(RUNS.stat().st_size)
+            last.append(seconds * 1000 - (0 if name == "floor" else alone))
+        rows.append((f"{checks:,}", name, middle(right, 0), middle(runs, 0), middle(last, 1)))
+    table(
+        "**Checks at one moment under xinetd**: until the last answer, in milliseconds over s9s alone;"
+        " the floor runs no s9s, so nothing is taken off",
+        ("checks", "program", "right answers", "runs of s9s", "last answer"),
+        *rows,
+    )
+
+
+def measure_growth():
+    rows = []
+    for controllers, size in [(3, 1024), (30, 1024), (300, 1024), (3000, 1024), (3, 1024**2)]:
+        write_list(controllers)
+        write_defaults(size)
+        _, over = over_s9s(2 if SHORT else 30, "cmonhachk")
+        rows.append((
+            f"{controllers:,}",
+            f"{size // 1024:,} KiB",
+            middle(pair.took for pair in over["cmonhachk"]),
+            middle(pair.cpu for pair in over["cmonhachk"]),
+            callgrind(PROGRAMS["cmonhachk"], *FRESH),
+        ))
+    table(
+        "**Growth of a fresh check** (goal: below 5 ms over s9s at 3,000 controllers)",
+        ("controllers", "defaults file", "ms over s9s", "CPU ms over s9s", "instructions"),
+        *rows,
+    )
+
+
+def system_calls():
+    """Those of a shared verdict, as strace prints them, against those that README.md accounts for."""
+    shared = [PROGRAMS["cmonhachk"], *ARGUMENTS, "--max-age", "3600"]
+    spawn(*shared, expected=LEADER)
+    spawn("/usr/bin/strace", "-o", "/run/strace", *shared, expected=LEADER)
+    traced = [line for line in Path("/run/strace").read_text().splitlines() if not line.startswith("+++")]
+    print(f"\n**The {len(traced)} system calls of a shared verdict**\n")
+    print("".join(f"    {at:2} {line}\n" for at, line in enumerate(traced, 1)), end="")
+    documented = re.findall(r"^\| \d+ \| `(\w+)` \|", (BENCH / "README.md").read_text(), re.MULTILINE)
+    names = [line.split("(")[0] for line in traced]
+    check(names == documented, f"tests/bench/README.md accounts for other system calls: {' '.join(documented)}")
+
+
+check(SHORT or len(sys.argv) == 1, "the one option is --short")
+# For a thousand clients.
+DESCRIPTORS, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(DESCRIPTORS, 2048), hard))
+write_list(3)
+write_defaults(1024)
+fresh_copy(OUT / "s9s", to=S9S)
+measure_load()
+measure_stampede(measure_fresh())
+measure_size()
+measure_growth()
+system_calls()

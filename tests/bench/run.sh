@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Measures cmonhachk and prints tables; README.md tells what and how. `--short` proves within seconds
+# that every part works; its figures mean nothing.
+set -euo pipefail
+
+cd "$(dirname "$0")/../.."
+# shellcheck source=tests/packages.sh
+. tests/packages.sh
+provide wrk:wrk valgrind:valgrind strace:strace xinetd:xinetd gcc:gcc gcc:libc6-dev /usr/bin/python3:python3 \
+    unshare:util-linux mount:mount ip:iproute2
+command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
+
+say "Building"
+cargo build --release --locked --quiet
+out=target/bench
+"${as_root[@]}" rm -rf "$out"
+mkdir -p "$out/path"
+for program in floor s9s spawn; do
+    gcc -O2 -Wall -Wextra -Werror -static -o "$out/$program" "tests/bench/$program.c"
+done
+
+say "Measuring"
+echo "$(date +%F), $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores, Linux $(uname -r),"
+echo "$(rustc --version), xinetd $(xinetd -version 2>&1 | head -n 1), load average at the start $(cut -d ' ' -f 1 /proc/loadavg)."
+# The paths of a node, without touching this machine's: /run with the lock file's folder, the
+# defaults file, s9s in the first folder on PATH, and port 9201.
+# Whatever was started ends with it.
+# shellcheck disable=SC2016
+exec "${as_root[@]}" unshare --mount --net --pid --fork --kill-child --mount-proc sh -euc '
+    mount -t tmpfs bench /run
+    mount -t tmpfs bench /etc/default
+    mount --bind target/bench/path /usr/local/sbin
+    ip link set lo up
+    mkdir /run/cmonhachk
+    exec /usr/bin/python3 -B tests/bench/bench.py "$@"
+' sh "$@"
