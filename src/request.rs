@@ -12,17 +12,6 @@ pub fn is_complete(received: &[u8]) -> bool {
     (0..head.len()).any(blank_line)
 }
 
-/// Whether nothing more of the request can follow `received`: it ends with the head, and that
-/// announces no body (RFC 9112, section 6).
-pub fn is_whole(received: &[u8]) -> bool {
-    let announces_a_body = |line: &[u8]| {
-        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-        name.eq_ignore_ascii_case(b"Content-Length") || name.eq_ignore_ascii_case(b"Transfer-Encoding")
-    };
-    let ends_with_the_head = is_complete(received) && !is_complete(&received[..received.len() - 1]);
-    ends_with_the_head && !received.split(|byte| *byte == b'\n').any(announces_a_body)
-}
-
 /// Whether the answer to `received` has no body: its method is HEAD.
 pub fn is_head(received: &[u8]) -> bool {
     from_request_line(received).starts_with(b"HEAD ")
@@ -56,23 +45,6 @@ mod tests {
             b"GET / HTTP/1.0\r\n\r",
         ] {
             assert!(!is_complete(part), "{part:?}");
-        }
-    }
-
-    #[test]
-    fn a_request_is_whole_at_the_end_of_a_head_that_announces_no_body() {
-        assert!(is_whole(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
-        assert!(is_whole(b"OPTIONS / HTTP/1.0\n\n"));
-        for part in [
-            &b""[..],
-            b"\r\n\r\n",
-            b"GET / HTTP/1.0\r\n",
-            b"GET / HTTP/1.0\r\n\r\nmore",
-            b"GET / HTTP/1.0\r\n\r\nGET / HTTP/1.0\r\n\r\n",
-            b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\n",
-            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
-        ] {
-            assert!(!is_whole(part), "{part:?}");
         }
     }
 

@@ -40,7 +40,6 @@ pub fn serve(connection: &Connection, started: Instant) {
         })
     });
     match connection.send(&answer::render(verdict, request::is_head(&head))) {
-        Ok(()) if request::is_whole(&head) => {}
         // A client that did not wait for its answer is its own business.
         Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => connection.linger(),
         Err(errno) => log::fault(&format!("the answer could not be sent: {errno}")),
