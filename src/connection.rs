@@ -103,6 +103,8 @@ impl Connection {
         let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Write);
         let deadline = Deadline::from_now(LINGER);
         let mut dropped = [0; CHUNK];
+        // Waited for before it is looked for: a client that got its answer needs time to close.
+        self.wait_for(PollFlags::POLLIN, deadline);
         while !deadline.passed() && self.receive(&mut dropped, || deadline).is_some() {}
     }
 

@@ -59,6 +59,7 @@ int main(int count, char **words)
     double took = now() - start;
     if (more < 0)
         err(1, "cannot read the answer of %s", words[1]);
+    close(client);
 
     int status;
     struct rusage usage;
