@@ -258,6 +258,12 @@ pub fn parent(pid: u32) -> Option<u32> {
     stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// Whether the process sleeps until something happens.
+pub fn sleeps(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:\tS"))
+}
+
 /// Whether the process waits for a file lock that another one holds.
 pub fn waits_for_a_lock(pid: u32) -> bool {
     let locks = fs::read_to_string("/proc/locks").unwrap();
@@ -281,11 +287,16 @@ impl Client {
         receive(&mut self.stream)
     }
 
+    /// Waits until the responder exits, which it does with status 0.
+    pub fn is_left(&mut self) {
+        exits(&mut self.responder);
+    }
+
     /// The answer, after which the client closes and the responder exits with status 0.
     pub fn answer(mut self) -> String {
         let answer = self.receive();
         let _ = self.stream.shutdown(Shutdown::Both);
-        assert_eq!(self.responder.wait().unwrap().code(), Some(0));
+        self.is_left();
         answer
     }
 }
@@ -296,6 +307,18 @@ pub fn ask(address: SocketAddrV4, request: &[u8]) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(request).unwrap();
     stream
+}
+
+/// Waits until the responder exits, which it does with status 0.
+pub fn exits(responder: &mut Child) {
+    let start = Instant::now();
+    while responder.try_wait().unwrap().is_none() {
+        if start.elapsed() > PATIENCE {
+            responder.kill().unwrap();
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(responder.wait().unwrap().code(), Some(0));
 }
 
 /// All that comes until the connection's orderly end; a reset is an error.
@@ -332,4 +355,10 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
         thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Whether one of a few attempts succeeds: for what is almost always so, but not on a machine that
+/// is busy at the wrong moment.
+pub fn once_in_a_while(attempt: impl FnMut() -> bool) -> bool {
+    std::iter::repeat_with(attempt).take(5).any(|succeeded| succeeded)
 }
