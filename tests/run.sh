@@ -43,7 +43,7 @@ say "Formatting and lint"
 cargo fmt --check
 cargo clippy --all-targets --locked --quiet -- -D warnings
 RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
-shellcheck tests/run.sh tests/sim/* deploy/*.sh .ci/run
+shellcheck tests/run.sh tests/mutation/run.sh tests/sim/* deploy/*.sh .ci/run
 
 say "Unit, property and end-to-end tests"
 # The binary that users get. Most tests wait for something; more of them than processors can do so

@@ -11,6 +11,11 @@ for tool in cargo-mutants cargo-nextest; do
     command -v "$tool" >/dev/null || cargo install --locked "$tool"
 done
 
+# Tests that are ended leave their folders behind.
+TMPDIR=$(mktemp -d)
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
+
 # Optimized like the binary that users get, with the same arithmetic, but quick to build again.
 export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 export CARGO_PROFILE_RELEASE_INCREMENTAL=true CARGO_PROFILE_RELEASE_OPT_LEVEL=1
