@@ -138,7 +138,7 @@ impl Connection {
 /// not be taken for one.
 fn null() -> nix::Result<OwnedFd> {
     loop {
-        let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+        let null = open("/dev/null", OFlag::O_RDWR, Mode::empty())?;
         if null.as_raw_fd() > STDERR_FILENO {
             return Ok(null);
         }

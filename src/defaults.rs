@@ -144,6 +144,11 @@ mod tests {
     }
 
     #[test]
+    fn a_number_sign_inside_a_word_is_the_words() {
+        assert_eq!(read(b"RPC_BIND_ADDRESSES=a#b,#c"), "a#b, #c");
+    }
+
+    #[test]
     fn the_last_assignment_counts() {
         assert_eq!(
             read(b"RPC_BIND_ADDRESSES=10.0.0.1\nRPC_BIND_ADDRESSES=10.0.0.2\n#RPC_BIND_ADDRESSES=10.0.0.3\n"),

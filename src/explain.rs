@@ -90,3 +90,45 @@ fn tell_run(run: &Run, say: &mut impl FnMut(&str)) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::s9s::Ended;
+    use std::time::Duration;
+
+    fn told(stdout: &str, stderr: &str) -> Vec<String> {
+        let run = Run {
+            program: "/bin/s9s".into(),
+            ended: Ended::Exited(0),
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+            took: Duration::from_millis(12),
+        };
+        let mut lines = Vec::new();
+        tell_run(&run, &mut |line| lines.push(line.to_string()));
+        lines
+    }
+
+    const RUN: [&str; 2] = [
+        "  /bin/s9s controller --list --long",
+        "  exited with status 0 after 0.012 s",
+    ];
+
+    #[test]
+    fn a_stream_is_named_where_it_has_lines() {
+        assert_eq!(told("", ""), RUN);
+        assert_eq!(told("a\nb\n", "")[2..], ["  output:", "    a", "    b"]);
+        assert_eq!(told("", "c")[2..], ["  error output:", "    c"]);
+    }
+
+    #[test]
+    fn what_is_not_shown_of_a_stream_is_counted() {
+        let shown = |count: usize| told(&"x\n".repeat(count), "").split_off(3);
+        assert_eq!(shown(39), ["    x"; 39]);
+        assert_eq!(shown(40), ["    x"; 40]);
+        let more = shown(42);
+        assert_eq!(more[..40], ["    x"; 40]);
+        assert_eq!(more[40..], ["    … and 2 more lines"]);
+    }
+}

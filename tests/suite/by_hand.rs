@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use crate::cluster::{Cluster, FOLLOWER, LEADER, unknown};
+use crate::cluster::{Cluster, FOLLOWER, LEADER, in_namespaces, unknown};
 
 #[test]
 fn the_answer_is_printed_and_the_status_is_the_state() {
@@ -110,6 +110,29 @@ fn explain_tells_the_way_to_a_leader() {
         assert!(text.contains(part), "no {part:?} in\n{text}");
     }
     assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn explain_tells_which_addresses_a_wildcard_stands_for() {
+    let cluster = Cluster::new();
+    let explained = |script: &str| {
+        let mut command = cluster.node("0.0.0.0").command();
+        command.arg("--explain");
+        let output = in_namespaces(&["--net"], &format!("{script}; exec \"$@\""), &command)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (script, words) in [
+        (":", "the wildcard address (no interface has an address)"),
+        (
+            "ip address add 10.0.0.7/32 dev lo; ip address add 10.0.0.8/32 dev lo; ip link set lo up",
+            "the wildcard address: 10.0.0.7, 10.0.0.8",
+        ),
+    ] {
+        let text = explained(script);
+        assert!(text.contains(&format!("    {words}\n")), "{script}: {text}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::{self, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -42,14 +42,20 @@ impl Folder {
     pub fn new() -> Folder {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         // Not below the target folder: its path may be too long for a socket's.
-        let name = format!(
-            "cmonhachk-test-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
-        Folder(path)
+        loop {
+            let name = format!(
+                "cmonhachk-test-{}-{}",
+                std::process::id(),
+                COUNT.fetch_add(1, Ordering::Relaxed)
+            );
+            let path = std::env::temp_dir().join(name);
+            match fs::create_dir(&path) {
+                Ok(()) => return Folder(path),
+                // Left by a test that was killed, when its number was another process's.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => panic!("{}: {error}", path.display()),
+            }
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -295,6 +301,12 @@ pub fn parent(pid: u32) -> Option<u32> {
     stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// Whether the process sleeps until something happens.
+pub fn sleeps(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:\tS"))
+}
+
 /// Whether the process waits for a file lock that another one holds.
 pub fn waits_for_a_lock(pid: u32) -> bool {
     let locks = fs::read_to_string("/proc/locks").unwrap();
@@ -318,11 +330,16 @@ impl Client {
         receive(&mut self.stream)
     }
 
+    /// Waits until the responder exits, which it does with status 0.
+    pub fn is_left(&mut self) {
+        exits(&mut self.responder);
+    }
+
     /// The answer, after which the client closes and the responder exits with status 0.
     pub fn answer(mut self) -> String {
         let answer = self.receive();
         let _ = self.stream.shutdown(Shutdown::Both);
-        assert_eq!(self.responder.wait().unwrap().code(), Some(0));
+        self.is_left();
         answer
     }
 }
@@ -333,6 +350,18 @@ pub fn ask(address: SocketAddrV4, request: &[u8]) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(request).unwrap();
     stream
+}
+
+/// Waits until the responder exits, which it does with status 0.
+pub fn exits(responder: &mut Child) {
+    let start = Instant::now();
+    while responder.try_wait().unwrap().is_none() {
+        if start.elapsed() > PATIENCE {
+            responder.kill().unwrap();
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(responder.wait().unwrap().code(), Some(0));
 }
 
 /// All that comes until the connection's orderly end; a reset is an error.
@@ -378,4 +407,10 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
         thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Whether one of a few attempts succeeds: for what is almost always so, but not on a machine that
+/// is busy at the wrong moment.
+pub fn once_in_a_while(attempt: impl FnMut() -> bool) -> bool {
+    std::iter::repeat_with(attempt).take(5).any(|succeeded| succeeded)
 }

@@ -1,12 +1,21 @@
 //! Started by a super-server with a client's connection.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, unknown, wait_until};
+use nix::libc::linger;
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::cluster::{
+    Client, Cluster, FOLLOWER, GET, LEADER, connect, exits, once_in_a_while, sleeps, unknown, wait_until,
+};
+use crate::syslog::{Log, logging};
 
 #[test]
 fn each_state_has_its_answer_byte_for_byte() {
@@ -110,7 +119,7 @@ fn what_is_sent_late_does_not_reset_the_connection() {
             client.send(&[b'x'; 1000]);
         }
         client.stream.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(client.responder.wait().unwrap().code(), Some(0));
+        client.is_left();
     }
 }
 
@@ -134,7 +143,169 @@ fn a_client_that_never_closes_does_not_keep_the_responder() {
     let mut client = cluster.leader().connect(&[]);
     client.send(GET);
     assert_eq!(client.receive(), LEADER);
-    assert_eq!(client.responder.wait().unwrap().code(), Some(0));
+    client.is_left();
+}
+
+/// Bytes of a head that never ends.
+fn endless_head(length: usize) -> Vec<u8> {
+    [b"GET / HTTP/1.1\r\nX: ".as_slice(), &vec![b'x'; length]].concat()[..length].to_vec()
+}
+
+#[test]
+fn a_head_is_waited_for_up_to_8_kib_and_no_further() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    assert_eq!(node.get(&["--max-age", "60"]), LEADER);
+    // The verdict lies there, so what is waited for is the head, for at most a second.
+    let after = |request: &[u8]| {
+        let mut client = node.connect(&["--max-age", "60"]);
+        let start = Instant::now();
+        client.send(request);
+        assert_eq!(client.receive(), LEADER);
+        start.elapsed()
+    };
+    let half_a_second = Duration::from_millis(500);
+    assert!(once_in_a_while(|| after(&endless_head(8 * 1024)) < half_a_second));
+    assert!(once_in_a_while(|| after(&endless_head(8 * 1024 - 1)) > half_a_second));
+}
+
+#[test]
+fn a_client_that_has_sent_all_is_not_waited_for() {
+    let cluster = Cluster::new();
+    assert!(once_in_a_while(|| {
+        let mut client = cluster.leader().connect(&["--max-age", "60"]);
+        client.send(GET);
+        assert_eq!(client.receive(), LEADER);
+        // The client's side is still open.
+        let start = Instant::now();
+        client.is_left();
+        start.elapsed() < Duration::from_millis(500)
+    }));
+}
+
+#[test]
+fn a_client_that_never_stops_sending_does_not_keep_the_responder() {
+    let cluster = Cluster::new();
+    let mut client = cluster.leader().connect(&[]);
+    let mut flood = client.stream.try_clone().unwrap();
+    let sender = thread::spawn(move || while flood.write_all(&[b'x'; 4096]).is_ok() {});
+    client.is_left();
+    sender.join().unwrap();
+}
+
+/// Starts a check on a connection that has no room left. A local one, where a byte goes either to
+/// the other side or nowhere.
+fn connect_without_room(command: &mut Command) -> (UnixStream, Child) {
+    let (mut ours, mut socket) = UnixStream::pair().unwrap();
+    ours.write_all(GET).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    while socket.write(b" ").is_ok() {}
+    socket.set_nonblocking(false).unwrap();
+    let responder = command.stdin(OwnedFd::from(socket)).spawn().unwrap();
+    command.stdin(Stdio::null());
+    (ours, responder)
+}
+
+#[test]
+fn an_answer_that_finds_no_room_waits_for_it() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    assert_eq!(node.get(&["--max-age", "60"]), LEADER);
+    // It waits for a second.
+    assert!(once_in_a_while(|| {
+        let (mut stream, mut responder) = connect_without_room(node.command().args(["--max-age", "60"]));
+        wait_until("the responder waits", || {
+            sleeps(responder.id()) || responder.try_wait().unwrap().is_some()
+        });
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        exits(&mut responder);
+        answer.trim_start() == LEADER
+    }));
+}
+
+#[test]
+fn an_answer_that_never_finds_room_is_given_up() {
+    let cluster = Cluster::new();
+    let log = Log::open(&cluster);
+    let (stream, mut responder) = connect_without_room(&mut logging(&cluster.leader(), &[]));
+    exits(&mut responder);
+    let lines = log.lines();
+    assert!(
+        lines
+            .last()
+            .unwrap()
+            .starts_with("<27>the answer could not be sent: EAGAIN"),
+        "{lines:?}"
+    );
+    drop(stream);
+}
+
+#[test]
+fn a_client_that_resets_the_connection_ends_no_check() {
+    let cluster = Cluster::new();
+    let log = Log::open(&cluster);
+    cluster.behaves("gate");
+    let mut client = connect(&mut logging(&cluster.leader(), &[]));
+    client.send(GET);
+    wait_until("s9s runs", || cluster.runs() == 1);
+    let at_once = linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(&client.stream, sockopt::Linger, &at_once).unwrap();
+    let Client { stream, mut responder } = client;
+    drop(stream);
+    cluster.open_gate();
+    exits(&mut responder);
+    assert_eq!(
+        log.lines().len(),
+        1,
+        "the verdict; a client that is gone is its own business"
+    );
+}
+
+#[test]
+fn standard_descriptors_that_are_closed_are_not_taken_by_files_of_the_check() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let check = cluster.leader().command();
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "exec \"$0\" >&- 2>&-"])
+        .arg(check.get_program())
+        .env_clear();
+    for (name, value) in check.get_envs() {
+        shell.env(name, value.unwrap());
+    }
+    let mut client = connect(&mut shell);
+    client.send(GET);
+    wait_until("s9s runs", || cluster.runs() == 1);
+    for descriptor in [1, 2] {
+        let link = format!("/proc/{}/fd/{descriptor}", client.responder.id());
+        assert_eq!(fs::read_link(link).unwrap().to_str(), Some("/dev/null"));
+    }
+    cluster.open_gate();
+    assert_eq!(client.answer(), LEADER);
+}
+
+#[test]
+fn a_wait_is_one_call_and_not_many() {
+    let cluster = Cluster::new();
+    let check = cluster.leader().command();
+    let log = cluster.folder.join("strace");
+    let mut traced = Command::new("strace");
+    traced.args(["-qq", "-e", "trace=recvfrom", "-o"]).arg(&log);
+    traced.arg(check.get_program()).env_clear();
+    for (name, value) in check.get_envs() {
+        traced.env(name, value.unwrap());
+    }
+    // A silent client is waited for before the answer, and after it.
+    let mut client = connect(&mut traced);
+    assert_eq!(client.receive(), LEADER);
+    client.is_left();
+    let calls = fs::read_to_string(log).unwrap();
+    assert!((2..20).contains(&calls.lines().count()), "{calls}");
 }
 
 #[test]

@@ -346,6 +346,90 @@ fn two_nodes_on_one_lock_file_do_not_take_each_others_verdict() {
     }
 }
 
+#[test]
+fn a_verdict_that_still_counts_is_only_read() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let lock = node.lock.to_str().unwrap();
+    for (arguments, variable) in [
+        (&[][..], None),
+        (&[], Some(lock)),
+        (&["--lock-file", lock], Some("/nonexistent")),
+    ] {
+        let mut command = node.command();
+        command.env_remove("CMONHACHK_LOCK_FILE").args(["--max-age", "60"]);
+        command.args(arguments);
+        if let Some(value) = variable {
+            command.env("CMONHACHK_LOCK_FILE", value);
+        }
+        let check = |how: &str| {
+            let folder = cluster.folder.path().display();
+            let script = format!("mount --bind {folder} /run; mount -o remount,bind,{how} /run; cd /run; exec \"$@\"");
+            let lock = format!("mount --bind {folder} {folder}; mount -o remount,bind,{how} {folder}; {script}");
+            let mut client = connect(&mut in_namespaces(&["--mount"], &lock, &command));
+            client.send(GET);
+            assert_eq!(client.answer(), LEADER, "{arguments:?} {variable:?} {how}");
+        };
+        check("rw");
+        // A check that wants to write cannot, and asks s9s.
+        cluster.leads("10.0.0.102");
+        check("ro");
+        cluster.leads("10.0.0.101");
+    }
+}
+
+#[test]
+fn a_record_is_of_this_boot() {
+    let cluster = Cluster::new();
+    let record = record_of_a_leader(&cluster.node("10.0.0.102"));
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    assert_eq!(record.boot, boot.trim());
+}
+
+#[test]
+fn a_lock_file_may_be_named_without_its_folder() {
+    let cluster = Cluster::new();
+    let mut command = cluster.leader().command();
+    command.env("CMONHACHK_LOCK_FILE", "here").args(["--max-age", "60"]);
+    command.current_dir(cluster.folder.path());
+    for _ in 0..2 {
+        let answer = command.output().unwrap().stdout;
+        assert_eq!(String::from_utf8(answer).unwrap(), LEADER);
+    }
+    assert_eq!(cluster.runs(), 1);
+    assert!(cluster.folder.join("here").is_file());
+}
+
+#[test]
+fn a_symbolic_link_is_named_as_what_it_is() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    symlink("target", &node.lock).unwrap();
+    let text = node.answer(&["--explain"]);
+    assert!(
+        text.contains(&format!(
+            "not used: lock file {}: it is a symbolic link\n",
+            node.lock.display()
+        )),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_time_kept_for_the_hand_over_is_no_more_than_a_part_of_what_there_is() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let list = "S VERSION OWNER GROUP NAME IP         PORT COMMENT\n\
+                l 1.9     a     b     cc1  10.0.0.101 9501\nTotal: 1 controller(s)\n";
+    let s9s = cluster
+        .folder
+        .write("quick", format!("#!/bin/sh\necho '{}'\n", list.trim_end()));
+    fs::set_permissions(&s9s, Permissions::from_mode(0o755)).unwrap();
+    let arguments = ["--max-age", "0", "--timeout", "0.1", "--s9s", s9s.to_str().unwrap()];
+    // A machine that is busy may well take longer now and then.
+    wait_until("a short time is enough", || node.answer(&arguments) == LEADER);
+}
+
 /// The check is right without a guard, and what lay in the lock file's place is as it was.
 fn is_refused(what: &str, prepare: impl FnOnce(&Node<'_>)) {
     let cluster = Cluster::new();

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cmonhachk::s9s::MAX_OUTPUT;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
 use nix::unistd::{Pid, Uid, User};
 
@@ -298,6 +299,42 @@ fn the_largest_output_that_is_believed_is_one_mebibyte() {
         cluster.leader().get(&["--max-age", "0"]),
         unknown("s9s-too-much-output")
     );
+}
+
+#[test]
+fn the_last_words_of_s9s_count_as_well() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    // The list is complete at the last byte that is believed; one more is there when s9s exits. The
+    // check sleeps when it has read all that there was, and is stopped lest it read on before.
+    let end = "\nTotal: 1 controller(s)\n";
+    let start = "S VERSION OWNER GROUP NAME IP         PORT COMMENT\nl 1.9     a     b     cc1  10.0.0.101 9501 ";
+    let list = format!("{start}{}{end}", "x".repeat(MAX_OUTPUT - start.len() - end.len()));
+    let page = cluster.folder.write("page", list);
+    let s9s = |last: &str| {
+        let script = format!(
+            "#!/bin/sh\ncat {}\nuntil grep -q '^State:.S' /proc/$PPID/status; do :; done\n\
+             kill -STOP $PPID\nprintf '{last}'\necho $$ >{}\n",
+            page.display(),
+            cluster.folder.join("pid").display()
+        );
+        let path = cluster.folder.write("s9s", script);
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    for (last, answer) in [("", LEADER.to_string()), ("x", unknown("s9s-too-much-output"))] {
+        let s9s = s9s(last);
+        let mut client = node.connect(&["--max-age", "0", "--timeout", "30", "--s9s", s9s.to_str().unwrap()]);
+        client.send(GET);
+        wait_until("s9s has exited", || {
+            let pid = fs::read_to_string(cluster.folder.join("pid")).unwrap_or_default();
+            let status = fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap_or_default();
+            status.lines().any(|line| line.starts_with("State:\tZ"))
+        });
+        kill(Pid::from_raw(client.responder.id().cast_signed()), Signal::SIGCONT).unwrap();
+        assert_eq!(client.answer(), answer);
+        fs::remove_file(cluster.folder.join("pid")).unwrap();
+    }
 }
 
 #[test]
