@@ -170,20 +170,6 @@ fn a_head_is_waited_for_up_to_8_kib_and_no_further() {
 }
 
 #[test]
-fn a_client_that_has_sent_all_is_not_waited_for() {
-    let cluster = Cluster::new();
-    assert!(once_in_a_while(|| {
-        let mut client = cluster.leader().connect(&["--max-age", "60"]);
-        client.send(GET);
-        assert_eq!(client.receive(), LEADER);
-        // The client's side is still open.
-        let start = Instant::now();
-        client.is_left();
-        start.elapsed() < Duration::from_millis(500)
-    }));
-}
-
-#[test]
 fn a_client_that_never_stops_sending_does_not_keep_the_responder() {
     let cluster = Cluster::new();
     let mut client = cluster.leader().connect(&[]);
