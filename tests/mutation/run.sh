@@ -11,10 +11,10 @@ for tool in cargo-mutants cargo-nextest; do
     command -v "$tool" >/dev/null || cargo install --locked "$tool"
 done
 
-# Tests that are ended leave their folders behind.
-TMPDIR=$(mktemp -d)
-export TMPDIR
-trap 'rm -rf "$TMPDIR"' EXIT
+# Tests that are ended leave their folders behind. Not for the whole suite: some of its tests have
+# a /tmp of their own.
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 
 # Optimized like the binary that users get, with the same arithmetic, but quick to build again.
 export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
@@ -32,7 +32,7 @@ mutate() {
 }
 
 rm -rf target/mutants.out
-mutate default 60 "$@"
+TMPDIR=$scratch mutate default 60 "$@"
 caught=$(cat target/mutants.out/{caught,timeout}.txt | wc -l)
 unviable=$(wc -l <target/mutants.out/unviable.txt)
 if [ -s target/mutants.out/missed.txt ]; then

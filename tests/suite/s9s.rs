@@ -378,6 +378,7 @@ fn signals_that_somebody_blocked_or_ignored_before_do_not_matter() {
     // With all signals blocked, the wait for the lock still has its end.
     let held = fs::File::options().read(true).open(&node.lock).unwrap();
     held.lock().unwrap();
-    let output = command.args(["--max-age", "0", "--timeout", "0.3"]).output().unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), unknown("lock-timeout"));
+    let mut client = connect(command.args(["--max-age", "0", "--timeout", "0.3"]));
+    client.send(GET);
+    assert_eq!(client.answer(), unknown("lock-timeout"));
 }
