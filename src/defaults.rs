@@ -7,7 +7,6 @@ use std::fmt;
 use std::net::IpAddr;
 
 use anyhow::anyhow;
-use regex::bytes::Regex;
 
 use crate::reason::{Fault, Reason};
 
@@ -78,12 +77,21 @@ pub fn join(entries: &[Entry]) -> String {
 
 /// What stands behind the `=` of the last assignment, to the end of its line.
 fn last_assignment(text: &[u8]) -> Option<&[u8]> {
-    // Bytes and no Unicode: the file may hold bytes that are no UTF-8, and the tables cost time.
-    let assignment = Regex::new(r"(?-u)^(?:\xEF\xBB\xBF)?[ \t]*(?:export[ \t]+)?RPC_BIND_ADDRESSES=([^\n]*)")
-        .expect("the pattern is constant and tested");
-    // Line by line, for where a line begins is then known and its first bytes decide.
-    let mut lines = text.split(|byte| *byte == b'\n').rev();
-    Some(lines.find_map(|line| assignment.captures(line))?.get(1)?.as_bytes())
+    text.split(|byte| *byte == b'\n').rev().find_map(assigned)
+}
+
+/// What a line assigns to RPC_BIND_ADDRESSES. Read by hand: a regular expression for this would take
+/// longer to compile than all the rest of the check takes, but for s9s.
+fn assigned(line: &[u8]) -> Option<&[u8]> {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let blanks = |text: &[u8]| text.iter().take_while(|byte| is_blank(byte)).count();
+    let line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
+    let line = &line[blanks(line)..];
+    let line = match line.strip_prefix(b"export") {
+        Some(rest) if rest.first().is_some_and(is_blank) => &rest[blanks(rest)..],
+        _ => line,
+    };
+    line.strip_prefix(b"RPC_BIND_ADDRESSES=")
 }
 
 /// The value that a shell would see in the rest of an assignment's line: quotes taken off, a

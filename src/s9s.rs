@@ -378,18 +378,16 @@ impl Stream {
 
     /// Takes what is there to be read. Err: that makes it too much.
     fn drain(&mut self) -> Result<(), ()> {
-        let mut chunk = [0; 16 * 1024];
-        while let Some(pipe) = &mut self.pipe {
-            match pipe.read(&mut chunk) {
-                Ok(0) => self.pipe = None,
-                Ok(count) => self.bytes.extend_from_slice(&chunk[..count]),
-                // Nothing more for now: a pipe that never blocks has no other error.
-                Err(_) => break,
+        if let Some(pipe) = &mut self.pipe {
+            let room = MAX_OUTPUT + 1 - self.bytes.len();
+            // An error is that there is nothing more for now: a pipe that never blocks has no other.
+            if pipe.take(room as u64).read_to_end(&mut self.bytes).is_ok() {
+                self.pipe = None;
             }
-            if self.bytes.len() > MAX_OUTPUT {
-                self.bytes.truncate(MAX_OUTPUT);
-                return Err(());
-            }
+        }
+        if self.bytes.len() > MAX_OUTPUT {
+            self.bytes.truncate(MAX_OUTPUT);
+            return Err(());
         }
         Ok(())
     }
