@@ -1,8 +1,8 @@
 //! Started once for every connection; decides only who is asking.
 //!
 //! The C library starts `main` directly, without Rust's runtime: that would first read
-//! /proc/self/maps and set up a stack for signals, which is a third of all that a check does when it
-//! shares a verdict.
+//! /proc/self/maps and set up a stack for signals, which makes a third of the instructions of a check
+//! that shares a verdict.
 
 #![no_main]
 

@@ -24,7 +24,7 @@ const READING: Duration = Duration::from_secs(1);
 /// did; from then on the answer takes no longer than the options' timeout.
 ///
 /// Most checks share a verdict that lies there already. They need no options, and reading them
-/// would take more time than all the rest, so they are read when first asked for.
+/// would take more instructions than all the rest, so they are read when first asked for.
 pub fn serve(connection: &Connection, started: Instant) {
     let options = LazyCell::new(Options::read);
     let head = connection.read_head(|| {
