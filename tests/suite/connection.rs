@@ -251,6 +251,19 @@ fn a_client_that_resets_the_connection_ends_no_check() {
     );
 }
 
+/// Looks at a check while it waits for an s9s that behaves as `gate`.
+fn output_and_error_lead_nowhere(cluster: &Cluster, check: &mut Command) {
+    let mut client = connect(check);
+    client.send(GET);
+    wait_until("s9s runs", || cluster.runs() == 1);
+    for descriptor in [1, 2] {
+        let link = format!("/proc/{}/fd/{descriptor}", client.responder.id());
+        assert_eq!(fs::read_link(link).unwrap().to_str(), Some("/dev/null"));
+    }
+    cluster.open_gate();
+    assert_eq!(client.answer(), LEADER);
+}
+
 #[test]
 fn standard_descriptors_that_are_closed_are_not_taken_by_files_of_the_check() {
     let cluster = Cluster::new();
@@ -264,15 +277,7 @@ fn standard_descriptors_that_are_closed_are_not_taken_by_files_of_the_check() {
     for (name, value) in check.get_envs() {
         shell.env(name, value.unwrap());
     }
-    let mut client = connect(&mut shell);
-    client.send(GET);
-    wait_until("s9s runs", || cluster.runs() == 1);
-    for descriptor in [1, 2] {
-        let link = format!("/proc/{}/fd/{descriptor}", client.responder.id());
-        assert_eq!(fs::read_link(link).unwrap().to_str(), Some("/dev/null"));
-    }
-    cluster.open_gate();
-    assert_eq!(client.answer(), LEADER);
+    output_and_error_lead_nowhere(&cluster, &mut shell);
 }
 
 #[test]
@@ -321,15 +326,7 @@ fn wrong_options_give_an_answer_and_nothing_else() {
 fn standard_output_and_error_lead_nowhere_so_that_no_text_of_a_library_reaches_the_client() {
     let cluster = Cluster::new();
     cluster.behaves("gate");
-    let mut client = cluster.leader().connect(&[]);
-    client.send(GET);
-    wait_until("s9s runs", || cluster.runs() == 1);
-    for descriptor in [1, 2] {
-        let link = format!("/proc/{}/fd/{descriptor}", client.responder.id());
-        assert_eq!(fs::read_link(link).unwrap().to_str(), Some("/dev/null"));
-    }
-    cluster.open_gate();
-    assert_eq!(client.answer(), LEADER);
+    output_and_error_lead_nowhere(&cluster, &mut cluster.leader().command());
 }
 
 #[test]
