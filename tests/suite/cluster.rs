@@ -251,6 +251,16 @@ pub fn loopback() -> Ipv4Addr {
     )
 }
 
+/// `program`, which is to start the check, in the check's environment and no other.
+pub fn starting(program: &str, check: &Command) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear();
+    for (name, value) in check.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    command
+}
+
 /// The same command, run by a shell script in namespaces of its own; the script ends in `exec "$@"`.
 pub fn in_namespaces(kinds: &[&str], script: &str, command: &Command) -> Command {
     let mut outer = Command::new("unshare");

@@ -13,7 +13,7 @@ use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::cluster::{
-    Client, Cluster, FOLLOWER, GET, LEADER, connect, exits, once_in_a_while, sleeps, unknown, wait_until,
+    Client, Cluster, FOLLOWER, GET, LEADER, connect, exits, once_in_a_while, sleeps, starting, unknown, wait_until,
 };
 use crate::syslog::{Log, logging};
 
@@ -269,14 +269,8 @@ fn standard_descriptors_that_are_closed_are_not_taken_by_files_of_the_check() {
     let cluster = Cluster::new();
     cluster.behaves("gate");
     let check = cluster.leader().command();
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-c", "exec \"$0\" >&- 2>&-"])
-        .arg(check.get_program())
-        .env_clear();
-    for (name, value) in check.get_envs() {
-        shell.env(name, value.unwrap());
-    }
+    let mut shell = starting("sh", &check);
+    shell.args(["-c", "exec \"$0\" >&- 2>&-"]).arg(check.get_program());
     output_and_error_lead_nowhere(&cluster, &mut shell);
 }
 
@@ -285,12 +279,9 @@ fn a_wait_is_one_call_and_not_many() {
     let cluster = Cluster::new();
     let check = cluster.leader().command();
     let log = cluster.folder.join("strace");
-    let mut traced = Command::new("strace");
+    let mut traced = starting("strace", &check);
     traced.args(["-qq", "-e", "trace=recvfrom", "-o"]).arg(&log);
-    traced.arg(check.get_program()).env_clear();
-    for (name, value) in check.get_envs() {
-        traced.env(name, value.unwrap());
-    }
+    traced.arg(check.get_program());
     // A silent client is waited for before the answer, and after it.
     let mut client = connect(&mut traced);
     assert_eq!(client.receive(), LEADER);

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use cmonhachk::reason::Reason;
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, binary, connect, simulated_s9s, unknown};
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, binary, connect, simulated_s9s, starting, unknown};
 use crate::syslog::{Log, logging};
 
 fn get(command: &mut Command) -> String {
@@ -236,14 +236,11 @@ fn an_s9s_is_called_what_it_is_called_and_no_shell_is_asked() {
 fn executed(node: &Node<'_>, s9s: &str, expected: &str) -> Vec<String> {
     let log = node.cluster.folder.join("strace");
     let check = check(node);
-    let mut command = Command::new("strace");
+    let mut command = starting("strace", &check);
     command
         .args(["-f", "-qq", "-e", "trace=execve,execveat", "-o"])
         .arg(&log);
-    command.arg(check.get_program()).env_clear();
-    for (name, value) in check.get_envs() {
-        command.env(name, value.unwrap());
-    }
+    command.arg(check.get_program());
     command.env("CMONHACHK_S9S", s9s);
     assert_eq!(told(&get(&mut command)), expected, "{s9s}");
     let log = fs::read_to_string(log).unwrap();

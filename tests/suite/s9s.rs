@@ -4,14 +4,14 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use cmonhachk::s9s::MAX_OUTPUT;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
 use nix::unistd::{Pid, Uid, User};
 
-use crate::cluster::{Cluster, GET, LEADER, connect, in_namespaces, unknown, wait_until};
+use crate::cluster::{Cluster, GET, LEADER, connect, in_namespaces, starting, unknown, wait_until};
 
 /// What s9s found in its environment, one variable a line.
 fn environment(cluster: &Cluster) -> Vec<String> {
@@ -255,15 +255,9 @@ fn what_was_started_before_the_check_is_left_alone() {
     cluster.behaves("daemon");
     let check = cluster.leader().command();
     // The sleeper is its shell's child, and then that of the check that the shell has become.
-    let mut shell = Command::new("sh");
+    let mut shell = starting("sh", &check);
     shell.args(["-c", "sleep 60 >/dev/null 2>&1 & echo $! >sleeper; exec \"$0\""]);
-    shell
-        .arg(check.get_program())
-        .current_dir(cluster.folder.path())
-        .env_clear();
-    for (name, value) in check.get_envs() {
-        shell.env(name, value.unwrap_or_default());
-    }
+    shell.arg(check.get_program()).current_dir(cluster.folder.path());
     let mut client = connect(&mut shell);
     client.send(GET);
     assert_eq!(client.answer(), LEADER);
