@@ -206,8 +206,8 @@ trap 'exit 0' INT TERM
 install_missing
 command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
 say "Building"
-cargo build --release --locked --quiet
-binary=$project/target/release/cmonhachk
+deploy/build.sh
+binary=$project/target/dist/cmonhachk
 
 folder=$(mktemp -d)
 move_leadership_to "${nodes[0]}"

@@ -1,37 +1,64 @@
 //! What a person or a script gets: the same answer on standard output, and an exit status.
 
-use std::ffi::c_int;
 use std::io::{self, Write};
-use std::time::Instant;
+use std::process::ExitCode;
+use std::time::Duration;
 
-use nix::sys::signal::{SigHandler, Signal, signal};
-
-use crate::answer;
-use crate::check::{Checked, check};
+use crate::answer::render;
+use crate::check::{check, find_out};
 use crate::deadline::Deadline;
 use crate::explain::explain;
-use crate::lock::Sharing;
-use crate::options::Options;
+use crate::guard;
+use crate::key::Asker;
+use crate::options::{Options, in_short};
 use crate::verdict::Verdict;
 
 /// Makes the check and prints the answer, or with `--explain` the way to it. The status is 0 for
-/// the leader, 1 for a follower, 2 for an unknown state. An explained check is never a shared one.
-pub fn by_hand(options: &Options, started: Instant) -> c_int {
-    let sharing = if options.explain {
-        Sharing::Nothing
-    } else {
-        Sharing::Allowed
+/// the leader, 1 for a follower, 2 for an unknown state.
+pub fn by_hand(started: Duration) -> ExitCode {
+    let last_words = |reason| {
+        let verdict = Verdict::Unknown(reason);
+        print(&render(verdict, false));
+        status(verdict).into()
     };
-    let checked = check(options, sharing, Deadline::after(started, options.timeout));
+    // clap speaks for itself, and so do --help and --version.
+    let options = Options::given().unwrap_or_else(|error| error.exit());
+    let guard = match guard::arm(Deadline(started + options.timeout), false, last_words) {
+        Ok(guard) => guard,
+        Err(error) => return refuse(&format!("cannot start a thread: {error}")),
+    };
+    let options = match options.with_settings_file() {
+        Ok(options) => options,
+        Err(error) => return refuse(&in_short(&error)),
+    };
+    let deadline = Deadline(started + options.timeout);
+    guard.set_deadline(deadline);
+    if options.explain {
+        // It neither waits for the lock nor leaves its verdict to others: the service must not notice.
+        let report = find_out(&options, deadline, &guard);
+        guard.answer();
+        print(explain(&options, &report).as_bytes());
+        return status(crate::verdict::verdict(&report.outcome)).into();
+    }
+    let checked = check(&options, Asker::Person, deadline, &guard);
     let verdict = checked.verdict();
-    let text = match &checked {
-        Checked::Found(findings) if options.explain => explain(options, findings).into_bytes(),
-        Checked::Found(_) | Checked::Shared(_) => answer::render(verdict, false),
-    };
-    // Whoever closed the output early still wants the status.
-    // SAFETY: ignoring a signal runs nothing at any moment.
-    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) };
-    let _ = io::stdout().write_all(&text).and_then(|()| io::stdout().flush());
+    guard.answer();
+    print(&render(verdict, false));
+    checked.publish(false);
+    status(verdict).into()
+}
+
+/// A reader that closes the output early still gets the status.
+fn print(text: &[u8]) {
+    let _ = io::stdout().write_all(text).and_then(|()| io::stdout().flush());
+}
+
+fn refuse(why: &str) -> ExitCode {
+    eprintln!("cmonhachk: {why}");
+    ExitCode::from(2)
+}
+
+fn status(verdict: Verdict) -> u8 {
     match verdict {
         Verdict::Leader => 0,
         Verdict::Follower => 1,

@@ -1,41 +1,46 @@
-//! The check: the way from the lock to a verdict.
+//! The check: the way from the cache to a verdict.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
 
-use crate::deadline::Deadline;
+use crate::cache::{self, Missing, Query, Slot, Turn};
+use crate::deadline::{Deadline, since_boot};
 use crate::defaults::{self, Entry};
+use crate::evaluation::evaluate;
+use crate::guard::{Guard, Stage};
+use crate::key::{Asker, key};
 use crate::list;
-use crate::lock::{self, Sharing, Turn};
 use crate::log;
 use crate::machine;
-use crate::options::{self, Options};
+use crate::options::Options;
+use crate::process::Run;
 use crate::reason::{Fault, Reason};
-use crate::s9s::{self, Run};
-use crate::verdict::{Standing, Verdict, judge, verdict};
+use crate::s9s;
+use crate::verdict::{Standing, Verdict, verdict};
 
-/// What is kept of a check's time for handing its verdict over, so that those who came to the lock
-/// together with it and have the same deadline still get it. At most a tenth of what there is.
-const HAND_OVER: Duration = Duration::from_millis(100);
+/// What is kept of a check's time for publishing its verdict, so that the checks that wait for the
+/// lock with the same deadline still get it. At most a tenth of what there is.
+const PUBLISHING: Duration = Duration::from_millis(100);
 
-/// What a check saw on its way to an outcome; whatever it did not come to is empty.
+/// What a check saw on its way; what it did not come to is empty.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// The entries of `RPC_BIND_ADDRESSES`.
     pub entries: Vec<Entry>,
     /// The addresses that a wildcard among the entries stands for.
     pub interfaces: Vec<IpAddr>,
+    /// The client that was run.
+    pub program: PathBuf,
     /// The run of s9s.
     pub run: Option<Run>,
 }
 
-/// What a check that ran by itself found.
+/// What a check found out by itself.
 #[derive(Debug)]
-pub struct Findings {
-    /// Why it ran without a guard, where it did.
-    pub unguarded: Option<anyhow::Error>,
+pub struct Report {
     /// What it saw.
     pub seen: Seen,
     /// What it came to.
@@ -45,69 +50,126 @@ pub struct Findings {
 /// Where a verdict is from.
 #[derive(Debug)]
 pub enum Checked {
-    /// Another check reached it just now.
-    Shared(Verdict),
-    /// This check found it out.
-    Found(Box<Findings>),
+    /// From the cache.
+    Cached(Verdict),
+    /// This check found it out. [`Checked::publish`] gives it to the others.
+    Found(Box<Report>, Option<Publication>),
+}
+
+/// A verdict that is to be published once the client has its answer.
+#[derive(Debug)]
+pub struct Publication {
+    slot: Slot,
+    /// When the run began, since boot.
+    from: Duration,
+    /// Whether the run had less than its time, so that its failure says nothing.
+    hurried: bool,
 }
 
 impl Checked {
     /// The verdict.
     pub fn verdict(&self) -> Verdict {
         match self {
-            Checked::Shared(verdict) => *verdict,
-            Checked::Found(findings) => verdict(&findings.outcome),
+            Checked::Cached(verdict) => *verdict,
+            Checked::Found(report, _) => verdict(&report.outcome),
+        }
+    }
+
+    /// Publishes what this check found, and frees the lock. With `logs`, logs a verdict that is
+    /// another than the one before.
+    pub fn publish(self, logs: bool) {
+        let Checked::Found(report, Some(publication)) = self else {
+            return;
+        };
+        let Publication { slot, from, hurried } = publication;
+        let verdict = verdict(&report.outcome);
+        let (before, instead) = (slot.before, slot.instead.as_ref().map(|why| format!("{why:#}")));
+        if hurried && matches!(verdict, Verdict::Unknown(_)) {
+            return;
+        }
+        if let Err(error) = slot.publish(verdict, from) {
+            log::fault(&format!("{error:#}"));
+        }
+        if logs && before != Some(verdict) {
+            log::change(before, &report.outcome);
+            if let Some(why) = instead {
+                log::fault(&format!("verdicts are cached in /dev/shm instead: {why}"));
+            }
         }
     }
 }
 
-/// Reaches a verdict before `deadline`: takes a turn at the lock, and where it is ours, asks s9s
-/// and hands the verdict over. Logs a verdict that is another than the one before.
-pub fn check(options: &Options, sharing: Sharing, deadline: Deadline) -> Checked {
-    let mut seen = Seen::default();
-    let mut unguarded = None;
-    let outcome = match lock::turn(&options.lock_file, options::question(), sharing, deadline) {
-        Turn::Shared(verdict) => return Checked::Shared(verdict),
-        Turn::Ours(guard) => {
-            let outcome = find_out(options, deadline, &mut seen);
-            let before = guard.before();
-            if let Err(error) = guard.hand_over(verdict(&outcome), options.max_age) {
-                log::fault(&format!("{}: {error:#}", options.lock_file.display()));
-            }
-            log::change(before, &outcome);
-            outcome
-        }
-        Turn::Unguarded(why) => {
-            log::fault(&format!("the check runs unguarded: {why:#}"));
-            unguarded = Some(why);
-            find_out(options, deadline, &mut seen)
-        }
-        Turn::Late => {
-            let fault = Reason::LockTimeout.because(anyhow!(
-                "{} was locked by another process until the time was up",
-                options.lock_file.display()
-            ));
-            log::fault(&format!("{fault}"));
-            Err(fault)
+/// Reaches a verdict before `deadline`, from the cache or by asking s9s.
+pub fn check(options: &Options, asker: Asker, deadline: Deadline, guard: &Guard) -> Checked {
+    let query = Query {
+        lock_file: &options.lock_file,
+        // A folder that root makes by hand would lock the service's user out.
+        missing: match asker {
+            Asker::Client => Missing::FolderIsMade,
+            Asker::Person => Missing::FileIsMade,
+        },
+        key: key(options, asker),
+        max_age: options.max_age,
+        timeout: options.timeout,
+    };
+    let slot = match cache::turn(&query, guard) {
+        Turn::Hit(verdict) => return Checked::Cached(verdict),
+        Turn::Miss(slot) => Some(slot),
+        Turn::Bypass(why) => {
+            log::fault(&format!("the check shares nothing: {why:#}"));
+            None
         }
     };
-    Checked::Found(Box::new(Findings {
-        unguarded,
-        seen,
-        outcome,
-    }))
+    // A check that waited for the lock has less time for s9s than one that did not.
+    let hurried = deadline.left() < options.timeout * 3 / 4;
+    let from = since_boot();
+    let report = find_out(options, deadline, guard);
+    Checked::Found(Box::new(report), slot.map(|slot| Publication { slot, from, hurried }))
 }
 
-/// From the defaults file and the list to this node's standing. Notes on the way what it sees.
-fn find_out(options: &Options, deadline: Deadline, seen: &mut Seen) -> Result<Standing, Fault> {
-    let deadline = deadline.earlier(HAND_OVER.min(deadline.left() / 10));
-    seen.entries = defaults::bind_addresses(&machine::defaults_file(&options.cmon_defaults)?)?;
+/// Finds the verdict out without the cache.
+pub fn find_out(options: &Options, deadline: Deadline, guard: &Guard) -> Report {
+    let mut seen = Seen::default();
+    let outcome = way(options, deadline, guard, &mut seen);
+    Report { seen, outcome }
+}
+
+/// From the defaults file and the list to this node's standing. Notes what it sees in `seen`.
+fn way(options: &Options, deadline: Deadline, guard: &Guard, seen: &mut Seen) -> Result<Standing, Fault> {
+    let deadline = deadline.earlier(PUBLISHING.min(deadline.left() / 10));
+    guard.enter(Stage::Defaults(options.cmon_defaults.clone()));
+    seen.entries = defaults::bind_addresses(&defaults_file(options)?)?;
     if seen.entries.contains(&Entry::Wildcard) {
         seen.interfaces = machine::interface_addresses()?;
     }
-    let run = seen.run.insert(s9s::run(&options.s9s, deadline)?);
-    let text = list::plain(run.output()?);
+    seen.program = s9s::find(&options.s9s)?;
+    guard.enter(Stage::S9s(seen.program.clone()));
+    let run = seen.run.insert(s9s::run(&seen.program, deadline)?);
+    let text = list::plain(s9s::output(&seen.program, run)?);
     let rows = list::parse(&text)
         .map_err(|error| Reason::ListUnreadable.because(error.context("what s9s printed is no controller list")))?;
-    judge(&seen.entries, &seen.interfaces, &rows)
+    let standing = evaluate(&seen.entries, &seen.interfaces, &rows)?;
+    in_time(deadline)?;
+    Ok(standing)
+}
+
+/// # Errors
+/// [`Reason::S9sTimeout`] where the deadline has passed. A check that was stopped, or a machine
+/// that was suspended, must not give an old list as a new one.
+fn in_time(deadline: Deadline) -> Result<(), Fault> {
+    if deadline.passed() {
+        return Err(Reason::S9sTimeout.because(anyhow!("the check was stopped until its deadline had passed")));
+    }
+    Ok(())
+}
+
+fn defaults_file(options: &Options) -> Result<Vec<u8>, Fault> {
+    let path = &options.cmon_defaults;
+    machine::read_file(path).map_err(|error| {
+        let reason = match machine::is_missing(&error) {
+            true => Reason::DefaultsMissing,
+            false => Reason::DefaultsUnreadable,
+        };
+        reason.because(anyhow!(error).context(format!("cannot read {}", path.display())))
+    })
 }

@@ -1,19 +1,22 @@
-//! The connection: standard input, when a super-server gives us a client's socket there.
+//! The connection: a client's socket on standard input, as a super-server hands it over.
 
+use std::fs::OpenOptions;
 use std::io;
-use std::mem;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::libc::STDERR_FILENO;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
-use nix::unistd::{dup2_stderr, dup2_stdout};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, Shutdown, SockaddrLike, SockaddrStorage, getpeername, getsockname, getsockopt, recv, send,
+    shutdown, sockopt,
+};
+use nix::sys::stat::fstat;
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::deadline::Deadline;
+use crate::log;
 use crate::request::{self, MAX_HEAD};
 
 /// How long the client's last bytes are waited for after the answer.
@@ -23,50 +26,50 @@ const LINGER: Duration = Duration::from_secs(1);
 /// client that a broken network or a hostile peer makes of it.
 const SENDING: Duration = Duration::from_secs(1);
 
-/// What one turn of reading a request takes. Room for a health check's whole request, and no more,
-/// for the pages of a buffer cost time even where nothing is read into them. In bytes.
+/// How long the client that a listening socket announced is waited for.
+const ACCEPTING: Duration = Duration::from_secs(1);
+
+/// How much of a request is read in one turn, in bytes: a health check's whole request.
 const CHUNK: usize = 1024;
 
-/// A client's connection.
-pub struct Connection {
-    socket: io::Stdin,
-}
+/// A client's connection, on standard input.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection;
 
 impl Connection {
-    /// The connection on standard input; None if that is no socket.
+    /// The connection on standard input; None where a person or a script started the check.
     ///
     /// A super-server may have made standard output and error the same socket. They are pointed at
-    /// /dev/null, so that nothing but the answer can reach the client, whoever writes it.
+    /// /dev/null, so that nothing but the answer can reach the client.
     pub fn on_stdin() -> Option<Connection> {
-        let null = null();
-        let socket = io::stdin();
-        let stat = fstat(&socket).ok()?;
-        if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFSOCK.bits() {
+        let listens = getsockopt(&io::stdin(), sockopt::AcceptConn).ok()?;
+        let (output, error) = (is_stdin(io::stdout()), is_stdin(io::stderr()));
+        if !listens && !is_client(output) {
             return None;
         }
-        let is_the_same = |other: nix::Result<FileStat>| {
-            other.is_ok_and(|other| (other.st_dev, other.st_ino) == (stat.st_dev, stat.st_ino))
-        };
-        if let Ok(null) = null {
-            if is_the_same(fstat(io::stdout())) {
+        // With /dev/null out of reach, the process prints nothing anyway but for a defect of ours.
+        if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
+            if output {
                 let _ = dup2_stdout(&null);
             }
-            if is_the_same(fstat(io::stderr())) {
+            if error {
                 let _ = dup2_stderr(&null);
             }
         }
-        Some(Connection { socket })
+        if listens {
+            accept();
+        }
+        Some(Connection)
     }
 
-    /// Reads the request's head, or what of it there is when the deadline has passed, the client
-    /// has closed its side, or [`MAX_HEAD`] bytes have come. Read at all because a socket that is
-    /// closed with unread bytes sends RST, and the client loses the answer. The deadline is asked
-    /// for only if something has to be waited for.
-    pub fn read_head(&self, deadline: impl Fn() -> Deadline) -> Vec<u8> {
+    /// Reads the request's head, or as much of it as there is when the deadline has passed, the
+    /// client has closed its side, or [`MAX_HEAD`] bytes have come. It is read because a socket that is
+    /// closed with unread bytes sends RST, and the client loses the answer.
+    pub fn read_head(self, deadline: Deadline) -> Vec<u8> {
         let mut head = Vec::with_capacity(CHUNK);
         let mut chunk = [0; CHUNK];
         while head.len() < MAX_HEAD && !request::is_complete(&head) {
-            match self.receive(&mut chunk, &deadline) {
+            match self.receive(&mut chunk, deadline) {
                 Some(count) => head.extend_from_slice(&chunk[..count]),
                 None => break,
             }
@@ -74,74 +77,85 @@ impl Connection {
         head
     }
 
-    /// Sends the whole answer.
-    ///
-    /// # Errors
-    /// The client is gone, or takes nothing for a second.
-    pub fn send(&self, answer: &[u8]) -> nix::Result<()> {
+    /// Sends the whole answer, and says that nothing more comes.
+    pub fn send(self, answer: &[u8]) {
         let deadline = Deadline::from_now(SENDING);
         let mut rest = answer;
         while !rest.is_empty() {
-            match send(
-                self.socket.as_raw_fd(),
-                rest,
-                MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
-            ) {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            match send(io::stdin().as_raw_fd(), rest, flags) {
                 Ok(count) => rest = &rest[count..],
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) if !deadline.passed() => self.wait_for(PollFlags::POLLOUT, deadline),
-                Err(errno) => return Err(errno),
+                Err(Errno::EAGAIN) if !deadline.passed() => wait_for(PollFlags::POLLOUT, deadline),
+                // A client that did not wait for its answer is no fault of the check.
+                Err(Errno::EPIPE | Errno::ECONNRESET) => return,
+                Err(errno) => return log::fault(&format!("the answer could not be sent: {errno}")),
             }
         }
-        Ok(())
+        let _ = shutdown(io::stdin().as_raw_fd(), Shutdown::Write);
     }
 
-    /// Says that nothing more comes, then reads and drops what the client still sends until it
-    /// closes its side, for at most a second. Without it, what arrives late would make the kernel
-    /// send RST, and the client might lose the answer.
-    pub fn linger(&self) {
-        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Write);
+    /// Reads and drops what the client still sends until it closes its side, for at most a second.
+    /// Without this, what arrives late would make the kernel send RST, and the client might lose
+    /// the answer.
+    pub fn linger(self) {
         let deadline = Deadline::from_now(LINGER);
         let mut dropped = [0; CHUNK];
-        // Waited for before it is looked for: a client that got its answer needs time to close.
-        self.wait_for(PollFlags::POLLIN, deadline);
-        while !deadline.passed() && self.receive(&mut dropped, || deadline).is_some() {}
+        // A client that has its answer needs time to close, so this waits first.
+        wait_for(PollFlags::POLLIN, deadline);
+        while !deadline.passed() && self.receive(&mut dropped, deadline).is_some() {}
     }
 
     /// Some bytes, or None when there will be none before the deadline.
-    fn receive(&self, buffer: &mut [u8], deadline: impl Fn() -> Deadline) -> Option<usize> {
+    fn receive(self, buffer: &mut [u8], deadline: Deadline) -> Option<usize> {
         loop {
-            match recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            match recv(io::stdin().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return None,
                 Ok(count) => return Some(count),
-                Err(Errno::EAGAIN) => {
-                    let deadline = deadline();
-                    if deadline.passed() {
-                        return None;
-                    }
-                    self.wait_for(PollFlags::POLLIN, deadline);
-                }
+                Err(Errno::EAGAIN) if !deadline.passed() => wait_for(PollFlags::POLLIN, deadline),
                 Err(Errno::EINTR) => {}
                 Err(_) => return None,
             }
         }
     }
+}
 
-    fn wait_for(&self, event: PollFlags, deadline: Deadline) {
-        let mut socket = [PollFd::new(self.socket.as_fd(), event)];
-        // Whatever it returns, the next try to read or write tells.
-        let _ = poll(&mut socket, deadline.poll_timeout());
+/// Whether standard input, a socket that does not listen, is a client's. Between programs there are
+/// sockets, too: Node's `execFile` gives a child three pairs of them. So a local socket is a
+/// client's only where it is standard output as well, as a super-server makes it.
+fn is_client(output_is_the_same: bool) -> bool {
+    let fd = io::stdin().as_raw_fd();
+    match getsockname::<SockaddrStorage>(fd).map(|address| address.family()) {
+        Ok(Some(AddressFamily::Unix)) => output_is_the_same && getpeername::<SockaddrStorage>(fd).is_ok(),
+        address => address.is_ok(),
     }
 }
 
-/// Opens /dev/null, first of all as whichever standard descriptor is closed: a file of ours must
-/// not be taken for one.
-fn null() -> nix::Result<OwnedFd> {
-    loop {
-        let null = open("/dev/null", OFlag::O_RDWR, Mode::empty())?;
-        if null.as_raw_fd() > STDERR_FILENO {
-            return Ok(null);
+/// Replaces the listening socket on standard input by the client that waits on it. Nobody else
+/// would accept that client, and the super-server would start one check after the other for it.
+fn accept() {
+    log::fault(
+        "standard input is a listening socket; the service starts a check for each connection: \
+         set \"wait = no\" in xinetd's service file, \"Accept=yes\" in systemd's socket unit",
+    );
+    wait_for(PollFlags::POLLIN, Deadline::from_now(ACCEPTING));
+    if let Ok(socket) = io::stdin().as_fd().try_clone_to_owned() {
+        let listener = TcpListener::from(socket);
+        if let Ok((client, _)) = listener.set_nonblocking(true).and_then(|()| listener.accept()) {
+            let _ = dup2_stdin(&client);
         }
-        mem::forget(null);
     }
+}
+
+fn wait_for(event: PollFlags, deadline: Deadline) {
+    let stdin = io::stdin();
+    let mut socket = [PollFd::new(stdin.as_fd(), event)];
+    // Whatever it returns, the next try to read or write tells.
+    let _ = poll(&mut socket, deadline.poll_timeout());
+}
+
+/// Whether this descriptor is the same socket as standard input.
+fn is_stdin(other: impl AsFd) -> bool {
+    let identity = |fd: &dyn AsFd| fstat(fd.as_fd()).map(|stat| (stat.st_dev, stat.st_ino));
+    identity(&other).is_ok_and(|other| identity(&io::stdin()) == Ok(other))
 }

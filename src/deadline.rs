@@ -1,40 +1,42 @@
-//! How much time is left.
+//! The clock of a check, and how much time is left on it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::PollTimeout;
+use nix::time::{ClockId, clock_gettime};
 
-/// A moment by which something must be over.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadline(Instant);
+/// The time since boot (`CLOCK_BOOTTIME`): it never steps, and it goes on while the machine is suspended.
+pub fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME);
+    now.expect("Linux has had CLOCK_BOOTTIME since 2.6.39").into()
+}
+
+/// A moment by which something must be over, as the time since boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline(pub Duration);
 
 impl Deadline {
-    /// The moment `span` after `start`.
-    pub fn after(start: Instant, span: Duration) -> Deadline {
-        Deadline(start + span)
-    }
-
     /// The moment `span` from now.
     pub fn from_now(span: Duration) -> Deadline {
-        Deadline::after(Instant::now(), span)
+        Deadline(since_boot() + span)
     }
 
     /// The moment `span` before this one.
     pub fn earlier(self, span: Duration) -> Deadline {
-        Deadline(self.0.checked_sub(span).unwrap_or(self.0))
+        Deadline(self.0.saturating_sub(span))
     }
 
-    /// The time that is left; zero once it has passed.
+    /// The time that is left; zero once the moment has passed.
     pub fn left(self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
+        self.0.saturating_sub(since_boot())
     }
 
-    /// Whether it has passed.
+    /// Whether the moment has passed.
     pub fn passed(self) -> bool {
         self.left().is_zero()
     }
 
-    /// The time that is left as poll(2) wants it: whole milliseconds, rounded up, so that a wait
+    /// The time that is left as poll(2) takes it: whole milliseconds, rounded up, so that a wait
     /// never ends just before the deadline and spins until it.
     pub fn poll_timeout(self) -> PollTimeout {
         let millis = self.left().as_nanos().div_ceil(1_000_000);

@@ -7,8 +7,13 @@ use std::fmt;
 use std::net::IpAddr;
 
 use anyhow::anyhow;
+use regex::bytes::Regex;
 
 use crate::reason::{Fault, Reason};
+use crate::settings::unquote;
+
+/// A line that assigns: perhaps behind a byte order mark or `export`, never behind a `#`.
+const ASSIGNMENT: &str = r"(?s-u)^(?:\xEF\xBB\xBF)?[ \t]*(?:export[ \t]+)?RPC_BIND_ADDRESSES=(.*)$";
 
 /// One entry of `RPC_BIND_ADDRESSES`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,44 +82,14 @@ pub fn join(entries: &[Entry]) -> String {
 
 /// What stands behind the `=` of the last assignment, to the end of its line.
 fn last_assignment(text: &[u8]) -> Option<&[u8]> {
-    text.split(|byte| *byte == b'\n').rev().find_map(assigned)
-}
-
-/// What a line assigns to RPC_BIND_ADDRESSES. Read by hand: a regular expression for this would take
-/// longer to compile than all the rest of the check takes, but for s9s.
-fn assigned(line: &[u8]) -> Option<&[u8]> {
-    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let blanks = |text: &[u8]| text.iter().take_while(|byte| is_blank(byte)).count();
-    let line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
-    let line = &line[blanks(line)..];
-    let line = match line.strip_prefix(b"export") {
-        Some(rest) if rest.first().is_some_and(is_blank) => &rest[blanks(rest)..],
-        _ => line,
+    let assignment = Regex::new(ASSIGNMENT).expect("the pattern is constant and tested");
+    // The expression is asked only about the few lines that it may match.
+    let is_candidate = |line: &&[u8]| {
+        let equals = line.iter().position(|byte| *byte == b'=');
+        equals.is_some_and(|equals| line[..equals].ends_with(b"RPC_BIND_ADDRESSES"))
     };
-    line.strip_prefix(b"RPC_BIND_ADDRESSES=")
-}
-
-/// The value that a shell would see in the rest of an assignment's line: quotes taken off, a
-/// comment or a further command left out. Blanks outside quotes are kept, for systemd's
-/// `EnvironmentFile=` reads the same file and ends an unquoted value only at the line's end.
-fn unquote(rest: &[u8]) -> Vec<u8> {
-    let mut value = Vec::new();
-    let mut quote = None;
-    let mut bytes = rest.iter().copied();
-    let mut before = b' ';
-    while let Some(byte) = bytes.next() {
-        match (quote, byte) {
-            (Some(open), _) if byte == open => quote = None,
-            (Some(_), _) => value.push(byte),
-            (None, b'"' | b'\'') => quote = Some(byte),
-            (None, b'\\') => value.extend(bytes.next()),
-            (None, b';' | b'&' | b'|') => break,
-            (None, b'#') if before.is_ascii_whitespace() => break,
-            (None, _) => value.push(byte),
-        }
-        before = byte;
-    }
-    value
+    let mut candidates = text.split(|byte| *byte == b'\n').rev().filter(is_candidate);
+    candidates.find_map(|line| Some(assignment.captures(line)?.get(1)?.as_bytes()))
 }
 
 #[cfg(test)]

@@ -1,51 +1,54 @@
 //! The check's story for a person: what was read, run, matched and concluded.
 
-use crate::check::{Findings, Seen};
+use crate::cache;
+use crate::check::{Report, Seen};
 use crate::defaults::Entry;
 use crate::list;
 use crate::log::clean;
 use crate::options::Options;
-use crate::s9s::{ARGUMENTS, Run};
+use crate::process::Run;
+use crate::s9s::{ARGUMENTS, ending};
 use crate::verdict::{Verdict, verdict};
 
 /// How much is shown of one line, in bytes, and of what s9s printed, in lines.
 const MAX_LINE: usize = 300;
 const MAX_LINES: usize = 40;
 
-/// Tells what `findings` hold, in lines for a terminal.
-pub fn explain(options: &Options, findings: &Findings) -> String {
+/// Tells what `report` holds, in lines for a terminal.
+pub fn explain(options: &Options, report: &Report) -> String {
     let mut text = String::new();
     let mut say = |line: &str| {
         text += &clean(line, MAX_LINE);
         text.push('\n');
     };
-    say("Lock");
-    match &findings.unguarded {
-        Some(why) => say(&format!("  not used: {why:#}")),
-        None => say(&format!("  {}", options.lock_file.display())),
+    say("Cache");
+    say(&format!("  lock file {}", options.lock_file.display()));
+    match cache::open(&options.lock_file, cache::Missing::IsLeft) {
+        Ok(_) => say("  usable; an explained check passes it by"),
+        Err(why) => say(&format!("  not used: {why:#}")),
     }
     say("Who this node is");
     say(&format!("  RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display()));
-    if findings.seen.entries.is_empty() {
+    if report.seen.entries.is_empty() {
         say("    nothing that could be used");
     }
-    for entry in &findings.seen.entries {
-        say(&format!("    {}", describe(entry, &findings.seen)));
+    for entry in &report.seen.entries {
+        say(&format!("    {}", describe(entry, &report.seen)));
     }
     say("What s9s says");
-    match &findings.seen.run {
-        Some(run) => tell_run(run, &mut say),
+    match &report.seen.run {
+        Some(run) => tell_run(&report.seen, run, &mut say),
         None => say("  it was not run to an end"),
     }
     say("What that means");
-    match &findings.outcome {
+    match &report.outcome {
         Ok(standing) => {
-            say(&format!("  the row of {}:", standing.entry));
+            say("  this node's row:");
             say(&format!("    {}", standing.row));
         }
         Err(fault) => say(&format!("  {:#}", fault.detail)),
     }
-    let verdict = verdict(&findings.outcome);
+    let verdict = verdict(&report.outcome);
     say(&format!("  verdict: {}", verdict.words()));
     say(match verdict {
         Verdict::Leader => "  HAProxy is told 200: users are sent to this node.",
@@ -72,9 +75,9 @@ fn describe(entry: &Entry, seen: &Seen) -> String {
     }
 }
 
-fn tell_run(run: &Run, say: &mut impl FnMut(&str)) {
-    say(&format!("  {} {}", run.program.display(), ARGUMENTS.join(" ")));
-    say(&format!("  {}", run.ending()));
+fn tell_run(seen: &Seen, run: &Run, say: &mut impl FnMut(&str)) {
+    say(&format!("  {} {}", seen.program.display(), ARGUMENTS.join(" ")));
+    say(&format!("  {}", ending(run)));
     for (name, printed) in [("output", &run.stdout), ("error output", &run.stderr)] {
         let printed = list::plain(printed);
         let printed = String::from_utf8_lossy(&printed);
@@ -94,19 +97,22 @@ fn tell_run(run: &Run, say: &mut impl FnMut(&str)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::s9s::Ended;
+    use crate::process::Ended;
     use std::time::Duration;
 
     fn told(stdout: &str, stderr: &str) -> Vec<String> {
         let run = Run {
-            program: "/bin/s9s".into(),
             ended: Ended::Exited(0),
             stdout: stdout.into(),
             stderr: stderr.into(),
             took: Duration::from_millis(12),
         };
         let mut lines = Vec::new();
-        tell_run(&run, &mut |line| lines.push(line.to_string()));
+        let seen = Seen {
+            program: "/bin/s9s".into(),
+            ..Seen::default()
+        };
+        tell_run(&seen, &run, &mut |line| lines.push(line.to_string()));
         lines
     }
 

@@ -27,8 +27,8 @@ pub fn change(before: Option<Verdict>, outcome: &Result<Standing, Fault>) {
     }
     let before = before.map_or_else(|| "none".to_string(), Verdict::words);
     match outcome {
-        Ok(standing) => line(NOTICE, &format!("{before} → {}: {}", now.words(), standing.row)),
-        Err(fault) => line(WARNING, &format!("{before} → {}: {:#}", now.words(), fault.detail)),
+        Ok(standing) => line(NOTICE, &format!("{before} -> {}: {}", now.words(), standing.row)),
+        Err(fault) => line(WARNING, &format!("{before} -> {}: {:#}", now.words(), fault.detail)),
     }
 }
 
@@ -46,14 +46,23 @@ fn line(priority: u8, text: &str) {
     });
 }
 
-/// `text` on one line of at most `max` bytes, without control characters: what s9s printed and
-/// what files hold must not forge log lines or steer a terminal.
+/// Whether the character reorders text or breaks lines without being a control character (Unicode
+/// Standard Annex 9, section 2, and the line and paragraph separators).
+fn is_bidi(character: char) -> bool {
+    matches!(
+        character,
+        '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
+}
+
+/// `text` on one line of at most `max` bytes, without characters that steer a terminal: what s9s
+/// printed and what files hold must not forge or reorder what an operator reads.
 pub fn clean(text: &str, max: usize) -> String {
     let mut line = String::new();
     for character in text.chars() {
         let shown = match character {
             '\n' | '\r' | '\t' => ' ',
-            control if control.is_control() => '?',
+            steering if steering.is_control() || is_bidi(steering) => '?',
             plain => plain,
         };
         if line.len() + shown.len_utf8() > max {
@@ -74,6 +83,13 @@ mod tests {
     #[test]
     fn a_line_is_one_line_without_controls() {
         assert_eq!(clean("a\nb\tc\r\n\u{1b}[31mred\u{7f}\u{9b}", 100), "a b c  ?[31mred??");
+        assert_eq!(
+            clean(
+                "\u{202e}redael\u{202c} \u{2066}l\u{2069}\u{2028}\u{200f}\u{61c} \u{2027}\u{202f}é",
+                100
+            ),
+            "?redael? ?l???? \u{2027}\u{202f}é"
+        );
     }
 
     #[test]

@@ -1,30 +1,24 @@
 //! Started once for every connection; decides only who is asking.
-//!
-//! The C library starts `main` directly, without Rust's runtime: that would first read
-//! /proc/self/maps and set up a stack for signals, which makes a third of the instructions of a check
-//! that shares a verdict.
 
-#![no_main]
-
-use std::ffi::{c_char, c_int};
-use std::time::Instant;
+use std::process::ExitCode;
 
 use cmonhachk::by_hand::by_hand;
 use cmonhachk::connection::Connection;
-use cmonhachk::options::Options;
+use cmonhachk::deadline::since_boot;
 use cmonhachk::serve::serve;
 
-// SAFETY: no other symbol of this name is linked; crt1 calls it once, as C's main.
-#[unsafe(no_mangle)]
-extern "C" fn main(_arguments: c_int, _argument: *const *const c_char) -> c_int {
-    let started = Instant::now();
+/// musl's allocator returns each freed page to the kernel, which costs a short-lived process most.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
+fn main() -> ExitCode {
+    let started = since_boot();
     // First of all, so that nothing but the answer can reach a client.
-    if let Some(connection) = Connection::on_stdin() {
-        serve(&connection, started);
-        return 0;
-    }
-    match Options::read() {
-        Ok(options) => by_hand(&options, started),
-        Err(error) => error.exit(),
+    match Connection::on_stdin() {
+        Some(connection) => {
+            serve(connection, started);
+            ExitCode::SUCCESS
+        }
+        None => by_hand(started),
     }
 }

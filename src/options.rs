@@ -1,159 +1,130 @@
-//! What the operator asked for: options, each also a `CMONHACHK_…` environment variable.
+//! What the operator asked for: options, each also a `CMONHACHK_…` variable, in the environment or
+//! in the settings file.
 
-use std::env;
-use std::ffi::OsStr;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::{Context, Result, anyhow};
 use clap::builder::FalseyValueParser;
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{CommandFactory, FromArgMatches, Parser};
 
-/// The lock file, unless an option names another.
-const LOCK_FILE: &str = "/run/cmonhachk.lock";
+use crate::cache::MAX_AGE;
+use crate::machine::{is_missing, read_file};
+use crate::settings::{Line, line};
 
-/// The longest span that an option takes, in seconds.
-const MAX_SECONDS: f64 = 3600.0;
+/// The settings file.
+pub const SETTINGS: &str = "/etc/default/cmonhachk";
 
 const AFTER_HELP: &str = "\
+Each option can be set by its variable as well, in the environment or as a line NAME=VALUE of
+/etc/default/cmonhachk. An option outranks its variable, and the environment outranks the file.
+
 Started by xinetd or systemd with a connection as standard input, it reads the request and answers
 it: 200 for the leader, 503 for a follower or an unknown state. Started by hand, it prints the same
 answer and exits 0 for the leader, 1 for a follower, 2 for an unknown state.";
 
-/// What a check is to do.
-#[derive(Clone, Debug)]
+/// Answers a health check: is this node's ClusterControl controller the leader?
+#[derive(Clone, Debug, Parser)]
+#[command(version, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Options {
-    /// Where RPC_BIND_ADDRESSES is read.
+    /// Where RPC_BIND_ADDRESSES is read
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CMONHACHK_CMON_DEFAULTS",
+        default_value = "/etc/default/cmon"
+    )]
     pub cmon_defaults: PathBuf,
-    /// The client: a path, or a name that is looked up on PATH.
+
+    /// The client: a path, or a name that is looked up on PATH
+    #[arg(long, value_name = "PROGRAM", env = "CMONHACHK_S9S", default_value = "s9s")]
     pub s9s: PathBuf,
-    /// Guards the check, and carries the last verdict.
+
+    /// Guards the check; cached verdicts lie beside it
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CMONHACHK_LOCK_FILE",
+        default_value = "/run/cmonhachk/lock"
+    )]
     pub lock_file: PathBuf,
-    /// For the whole check, waiting for the lock included.
+
+    /// For the whole check, waiting for the lock included; fractions allowed
+    #[arg(long, value_name = "SECONDS", env = "CMONHACHK_TIMEOUT", default_value = "1.5", value_parser = timeout)]
     pub timeout: Duration,
-    /// How old a verdict may be and still be given again.
+
+    /// How old a cached verdict may be; 0: only waiting checks share one
+    #[arg(long, value_name = "SECONDS", env = "CMONHACHK_MAX_AGE", default_value = "1", value_parser = seconds)]
     pub max_age: Duration,
-    /// Whether a check by hand tells its story.
+
+    /// For a person: say step by step what was read, run, matched and concluded
+    #[arg(long, env = "CMONHACHK_EXPLAIN", value_parser = FalseyValueParser::new())]
     pub explain: bool,
 }
 
-/// The options for clap. Built by hand: clap's macro would be a plug-in of the compiler, and those
-/// cannot be built for a static binary.
-fn command() -> Command {
-    let option = |name, value, variable, default, help| {
-        Arg::new(name)
-            .long(name)
-            .value_name(value)
-            .env(variable)
-            .default_value(default)
-            .help(help)
-    };
-    Command::new("cmonhachk")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("Answers a health check: is this node's ClusterControl controller the leader?")
-        .after_help(AFTER_HELP)
-        .args([
-            option(
-                "cmon-defaults",
-                "FILE",
-                "CMONHACHK_CMON_DEFAULTS",
-                "/etc/default/cmon",
-                "Where RPC_BIND_ADDRESSES is read",
-            )
-            .value_parser(value_parser!(PathBuf)),
-            option(
-                "s9s",
-                "PROGRAM",
-                "CMONHACHK_S9S",
-                "s9s",
-                "The client: a path, or a name looked up on PATH",
-            )
-            .value_parser(value_parser!(PathBuf)),
-            option(
-                "lock-file",
-                "FILE",
-                "CMONHACHK_LOCK_FILE",
-                LOCK_FILE,
-                "Guards the check, and carries the last verdict",
-            )
-            .value_parser(value_parser!(PathBuf)),
-            option(
-                "timeout",
-                "SECONDS",
-                "CMONHACHK_TIMEOUT",
-                "5",
-                "For the whole check, waiting for the lock included; fractions allowed",
-            )
-            .value_parser(timeout),
-            option(
-                "max-age",
-                "SECONDS",
-                "CMONHACHK_MAX_AGE",
-                "1",
-                "How old a verdict may be and still be given again; 0: only those who were already waiting share it",
-            )
-            .value_parser(seconds),
-            Arg::new("explain")
-                .long("explain")
-                .env("CMONHACHK_EXPLAIN")
-                .action(ArgAction::SetTrue)
-                .value_parser(FalseyValueParser::new())
-                .help("For a person: say step by step what was read, run, matched and concluded"),
-        ])
-}
-
 impl Options {
-    /// Reads the options from the arguments and the environment.
+    /// The options from the arguments and the environment alone. Touches no file.
     ///
     /// # Errors
-    /// One that is unknown or cannot be used; and, as clap has it, `--help` and `--version`.
-    pub fn read() -> Result<Options, clap::Error> {
-        let mut given = command().try_get_matches()?;
-        Ok(Options {
-            cmon_defaults: value(&mut given, "cmon-defaults"),
-            s9s: value(&mut given, "s9s"),
-            lock_file: value(&mut given, "lock-file"),
-            timeout: value(&mut given, "timeout"),
-            max_age: value(&mut given, "max-age"),
-            explain: given.get_flag("explain"),
-        })
+    /// The first of them that cannot be used; also `--help` and `--version`.
+    pub fn given() -> Result<Options, clap::Error> {
+        Options::try_parse()
+    }
+
+    /// These options, and the settings file for those that neither the arguments nor the environment
+    /// set.
+    ///
+    /// # Errors
+    /// A line of the file that cannot be used, with its number.
+    pub fn with_settings_file(self) -> Result<Options> {
+        let text = match read_file(Path::new(SETTINGS)) {
+            Ok(text) => text,
+            Err(error) if is_missing(&error) => return Ok(self),
+            Err(error) => return Err(anyhow!(error).context(format!("cannot read {SETTINGS}"))),
+        };
+        let command = with_settings(Options::command(), &text)?;
+        Ok(Options::from_arg_matches(&command.try_get_matches()?)?)
     }
 }
 
-/// Where the lock file is, most likely: for a look at it before the options are read. Whoever looks
-/// must believe only what answers its own [`question`]; then a wrong guess finds nothing.
-pub fn likely_lock_file() -> PathBuf {
-    let mut arguments = env::args_os().skip_while(|argument| argument != "--lock-file").skip(1);
-    let named = arguments.next().or_else(|| env::var_os("CMONHACHK_LOCK_FILE"));
-    named.unwrap_or_else(|| LOCK_FILE.into()).into()
+/// Makes each setting of the file the default of its option.
+fn with_settings(mut command: clap::Command, text: &[u8]) -> Result<clap::Command> {
+    for (number, text) in text.split(|byte| *byte == b'\n').enumerate() {
+        let place = || format!("{SETTINGS}, line {}", number + 1);
+        let (name, value) = match line(text) {
+            Line::Nothing => continue,
+            Line::Assignment(name, value) => (name, value),
+            Line::Other => return Err(anyhow!("not a line NAME=VALUE").context(place())),
+        };
+        let set = |command: clap::Command| {
+            let has_name = |argument: &&clap::Arg| argument.get_env().is_some_and(|variable| *variable == *name);
+            let id = command.get_arguments().find(has_name)?.get_id().clone();
+            Some(command.mut_arg(id, |argument| argument.default_value(value.clone())))
+        };
+        // By itself, so that what is wrong with it is found and named whatever outranks it.
+        set(Options::command())
+            .with_context(|| format!("there is no setting {name}"))
+            .and_then(|alone| {
+                let alone = alone.mut_args(|argument| argument.env(None::<&str>));
+                let parsed = alone.try_get_matches_from(["cmonhachk"]);
+                parsed.map_err(|error| anyhow!(in_short(&error.into())))
+            })
+            .with_context(place)?;
+        command = set(command).expect("it was found before");
+    }
+    Ok(command)
 }
 
-/// A digest of what this check was asked: its arguments, and what of its environment decides the
-/// verdict or the options. A verdict on another node's defaults file, or by another client or one
-/// that reads another s9s.conf, is no answer to this check: what a person tries out by hand must
-/// not be given to HAProxy.
-pub fn question() -> u64 {
-    let decides = |name: &OsStr| {
-        let name = name.as_bytes();
-        name == b"HOME" || name == b"PATH" || name.starts_with(b"S9S_") || name.starts_with(b"CMONHACHK_")
-    };
-    let mut environment: Vec<_> = env::vars_os().filter(|(name, _)| decides(name)).collect();
-    environment.sort();
-    let arguments: Vec<_> = env::args_os().skip(1).collect();
-    let mut hasher = DefaultHasher::new();
-    (env!("CARGO_PKG_VERSION"), arguments, environment).hash(&mut hasher);
-    hasher.finish()
-}
-
-fn value<T: Clone + Send + Sync + 'static>(given: &mut ArgMatches, option: &str) -> T {
-    given.remove_one(option).expect("every option has a default")
+/// The error on one line, without clap's advice on usage.
+pub fn in_short(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    text.lines().next().unwrap_or_default().replace("error: ", "")
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_string())?;
-    if !(0.0..=MAX_SECONDS).contains(&number) {
-        return Err(format!("not between 0 and {MAX_SECONDS} seconds"));
+    if !(0.0..=MAX_AGE.as_secs_f64()).contains(&number) {
+        return Err(format!("not between 0 and {} seconds", MAX_AGE.as_secs()));
     }
     Ok(Duration::from_secs_f64(number))
 }
@@ -171,7 +142,7 @@ mod tests {
 
     #[test]
     fn clap_finds_no_fault_with_the_options() {
-        command().debug_assert();
+        Options::command().debug_assert();
     }
 
     #[test]
@@ -184,5 +155,39 @@ mod tests {
         }
         assert!(timeout("0").is_err());
         assert!(timeout("1e-12").is_err());
+    }
+
+    #[test]
+    fn a_settings_file_sets_defaults_and_its_faults_are_named() {
+        let read = |text: &str| {
+            let command = with_settings(Options::command(), text.as_bytes())?;
+            let command = command.mut_args(|argument| argument.env(None::<&str>));
+            Ok::<_, anyhow::Error>(Options::from_arg_matches(&command.try_get_matches_from([
+                "cmonhachk",
+                "--max-age",
+                "7",
+            ])?)?)
+        };
+        let options =
+            read("# ours\nexport CMONHACHK_TIMEOUT='2.5'\nCMONHACHK_MAX_AGE=3\nCMONHACHK_EXPLAIN=1\n").unwrap();
+        assert_eq!(options.timeout, Duration::from_millis(2500));
+        assert_eq!(options.max_age, Duration::from_secs(7), "the option outranks the file");
+        assert!(options.explain);
+        for (text, words) in [
+            (
+                "\nCMONHACHK_TIMEOUT=never",
+                "line 2: invalid value 'never' for '--timeout <SECONDS>'",
+            ),
+            (
+                "CMONHACHK_MAX_AGE=never",
+                "line 1: invalid value 'never' for '--max-age <SECONDS>'",
+            ),
+            ("CMONHACHK_TIMOUT=3", "line 1: there is no setting CMONHACHK_TIMOUT"),
+            ("HOME=/", "line 1: there is no setting HOME"),
+            ("#\n\ntimeout 3", "line 3: not a line NAME=VALUE"),
+        ] {
+            let error = format!("{:#}", read(text).unwrap_err());
+            assert!(error.contains(SETTINGS) && error.contains(words), "{error}");
+        }
     }
 }

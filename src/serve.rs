@@ -1,16 +1,16 @@
 //! What a client gets: one answer to one connection.
 
-use std::cell::LazyCell;
 use std::panic::{self, AssertUnwindSafe};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use nix::errno::Errno;
-
-use crate::answer;
-use crate::check::check;
+use crate::answer::render;
+use crate::check::{Checked, check};
 use crate::connection::Connection;
 use crate::deadline::Deadline;
-use crate::lock::{self, Sharing};
+use crate::guard::{self, Guard, Stage};
+use crate::key::Asker;
 use crate::log;
 use crate::options::{self, Options};
 use crate::reason::Reason;
@@ -20,45 +20,93 @@ use crate::verdict::Verdict;
 /// How long a request is waited for, at most half of the check's time.
 const READING: Duration = Duration::from_secs(1);
 
-/// Answers `connection`: request → lock → s9s → verdict → answer. `started` is when the process
-/// did; from then on the answer takes no longer than the options' timeout.
-///
-/// Most checks share a verdict that lies there already. They need no options, and reading them
-/// would take more instructions than all the rest, so they are read when first asked for.
-pub fn serve(connection: &Connection, started: Instant) {
-    let options = LazyCell::new(Options::read);
-    let head = connection.read_head(|| {
-        let reading = options
-            .as_ref()
-            .map_or(READING, |options| READING.min(options.timeout / 2));
-        Deadline::after(started, reading)
-    });
-    let verdict = or_internal_error(|| {
-        lock::shared(&options::likely_lock_file(), options::question()).unwrap_or_else(|| match &*options {
-            Ok(options) => check(options, Sharing::Allowed, Deadline::after(started, options.timeout)).verdict(),
-            Err(error) => refuse(error),
-        })
-    });
-    match connection.send(&answer::render(verdict, request::is_head(&head))) {
-        // A client that did not wait for its answer is its own business.
-        Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => connection.linger(),
-        Err(errno) => log::fault(&format!("the answer could not be sent: {errno}")),
+/// Answers `connection`: request -> cache -> s9s -> verdict -> response. `started` is when the process
+/// did, since boot; from then on the answer takes no longer than the options' timeout.
+pub fn serve(connection: Connection, started: Duration) {
+    let client = Client {
+        connection,
+        wants_head: Arc::default(),
+    };
+    let late = client.clone();
+    let last_words = move |reason| {
+        late.answer(Verdict::Unknown(reason));
+        late.connection.linger();
+        0
+    };
+    // Up to here and in this, nothing can block. After it, anything may.
+    let options =
+        or_internal_error(|| Options::given().map_err(|error| refuse(&error.into()))).and_then(|options| options);
+    let timeout = options.as_ref().map_or(READING, |options| options.timeout);
+    match guard::arm(Deadline(started + timeout), true, last_words) {
+        Ok(guard) => client.serve(started, options, &guard),
+        Err(error) => {
+            // Where there is no room for a thread, there is none for s9s.
+            log::fault(&format!("{}: {error}", Reason::S9sNotStarted.code()));
+            client.answer(Verdict::Unknown(Reason::S9sNotStarted));
+        }
+    }
+    connection.linger();
+}
+
+#[derive(Clone)]
+struct Client {
+    connection: Connection,
+    wants_head: Arc<AtomicBool>,
+}
+
+impl Client {
+    fn serve(&self, started: Duration, options: Result<Options, Reason>, guard: &Guard) {
+        let found = or_internal_error(|| self.check(started, options, guard));
+        let (verdict, checked) = found.unwrap_or_else(|reason| (Verdict::Unknown(reason), None));
+        guard.answer();
+        self.answer(verdict);
+        // After the answer, which must not wait for the lock file's disk.
+        let _ = or_internal_error(|| checked.map(|checked| checked.publish(true)));
+    }
+
+    fn check(&self, started: Duration, options: Result<Options, Reason>, guard: &Guard) -> (Verdict, Option<Checked>) {
+        let options = options.and_then(|options| options.with_settings_file().map_err(|error| refuse(&error)));
+        let timeout = options.as_ref().map_or(READING, |options| options.timeout);
+        let deadline = Deadline(started + timeout);
+        guard.set_deadline(deadline);
+        guard.enter(Stage::Request);
+        let head = self.connection.read_head(Deadline(started + READING.min(timeout / 2)));
+        self.wants_head.store(request::is_head(&head), Ordering::SeqCst);
+        let options = match options {
+            Ok(options) => options,
+            Err(reason) => return (Verdict::Unknown(reason), None),
+        };
+        let checked = check(&options, Asker::Client, deadline, guard);
+        match checked.verdict() {
+            // The process may have been stopped at any moment: the list says it no more.
+            Verdict::Leader if deadline.passed() => (Verdict::Unknown(Reason::S9sTimeout), Some(checked)),
+            verdict => (verdict, Some(checked)),
+        }
+    }
+
+    fn answer(&self, verdict: Verdict) {
+        let head_only = self.wants_head.load(Ordering::SeqCst);
+        self.connection.send(&render(verdict, head_only));
     }
 }
 
-/// Options that cannot be used are the operator's to mend; --help and --version, which are errors
-/// to clap too, have no reader here.
-fn refuse(error: &clap::Error) -> Verdict {
-    log::fault(&format!("{}: {error}", Reason::BadArguments.code()));
-    Verdict::Unknown(Reason::BadArguments)
+/// Options that cannot be used are the operator's to mend; --help and --version, which are errors to
+/// clap too, have no reader here.
+fn refuse(error: &anyhow::Error) -> Reason {
+    log::fault(&format!(
+        "{}: {}",
+        Reason::BadArguments.code(),
+        options::in_short(error)
+    ));
+    Reason::BadArguments
 }
 
 /// A defect of ours must not cost the client its answer, nor be shown to it.
-fn or_internal_error(check: impl FnOnce() -> Verdict) -> Verdict {
+fn or_internal_error<T>(step: impl FnOnce() -> T) -> Result<T, Reason> {
     panic::set_hook(Box::new(|panic| {
-        log::fault(&format!("{}: {panic}", Reason::InternalError.code()))
+        log::fault(&format!("{}: {panic}", Reason::InternalError.code()));
     }));
-    panic::catch_unwind(AssertUnwindSafe(check)).unwrap_or(Verdict::Unknown(Reason::InternalError))
+    panic::catch_unwind(AssertUnwindSafe(step)).map_err(|_| Reason::InternalError)
 }
 
 #[cfg(test)]
@@ -66,10 +114,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_an_unknown_verdict() {
+    fn a_panic_is_told_from_a_result() {
+        assert_eq!(or_internal_error(|| 1), Ok(1));
         assert_eq!(
             or_internal_error(|| panic!("seen in the test's output only if the hook is not ours")),
-            Verdict::Unknown(Reason::InternalError)
+            Err::<(), _>(Reason::InternalError)
         );
     }
 }

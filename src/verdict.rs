@@ -1,11 +1,5 @@
-//! What the list makes of this node: leader, follower, or unknown for a reason.
+//! The vocabulary: what a check may come to.
 
-use std::net::IpAddr;
-
-use anyhow::anyhow;
-
-use crate::defaults::{Entry, join};
-use crate::list::{Row, State};
 use crate::reason::{Fault, Reason};
 
 /// What the client is told.
@@ -15,7 +9,7 @@ pub enum Verdict {
     Leader,
     /// The list says that this node follows.
     Follower,
-    /// Neither can be vouched for.
+    /// The check cannot vouch for either, for this reason.
     Unknown(Reason),
 }
 
@@ -29,11 +23,21 @@ impl Verdict {
         }
     }
 
-    /// The verdict as log lines name it: `leader`, `follower`, or `unknown` and the reason's code.
+    /// The verdict as log lines and cache entries name it: `leader`, `follower`, or `unknown` and
+    /// the reason's code.
     pub fn words(self) -> String {
         match self {
             Verdict::Unknown(reason) => format!("unknown {}", reason.code()),
             known => known.state().to_string(),
+        }
+    }
+
+    /// The verdict that has these words.
+    pub fn from_words(words: &str) -> Option<Verdict> {
+        match words {
+            "leader" => Some(Verdict::Leader),
+            "follower" => Some(Verdict::Follower),
+            _ => Reason::from_code(words.strip_prefix("unknown ")?).map(Verdict::Unknown),
         }
     }
 }
@@ -47,14 +51,12 @@ pub enum Role {
     Follower,
 }
 
-/// A role, with the row that gives it and the entry that the row was found by.
+/// A role, with the row that gives it.
 #[derive(Debug)]
 pub struct Standing {
     /// This node's role.
     pub role: Role,
-    /// The entry of `RPC_BIND_ADDRESSES` that has the row.
-    pub entry: Entry,
-    /// The row as s9s printed it, without colour. May hold anything: clean it with
+    /// The row as s9s printed it, without colour. It may hold any bytes: clean it with
     /// [`crate::log::clean`] before it is shown.
     pub row: String,
 }
@@ -67,201 +69,5 @@ pub fn verdict(outcome: &Result<Standing, Fault>) -> Verdict {
             role: Role::Follower, ..
         }) => Verdict::Follower,
         Err(fault) => Verdict::Unknown(fault.reason),
-    }
-}
-
-/// Finds this node in the list and says what the list makes of it.
-///
-/// This node is the first of `entries` that has a row; `interfaces` are the addresses that a
-/// wildcard among them stands for.
-///
-/// # Errors
-/// Whatever keeps the list from giving this node a role that it can be held to.
-pub fn judge(entries: &[Entry], interfaces: &[IpAddr], rows: &[Row<'_>]) -> Result<Standing, Fault> {
-    if rows.is_empty() {
-        return Err(Reason::NoControllers.because(anyhow!("s9s lists no controllers")));
-    }
-    let (entry, ours) = entries
-        .iter()
-        .map(|entry| (entry, rows_of(entry, interfaces, rows)))
-        .find(|(_, ours)| !ours.is_empty())
-        .ok_or_else(|| Reason::NotListed.because(anyhow!("no row for {}", join(entries))))?;
-    let row = ours[0];
-    let text = String::from_utf8_lossy(row.line).into_owned();
-    if let Some(other) = ours.iter().find(|other| other.state != row.state) {
-        let other = String::from_utf8_lossy(other.line);
-        return Err(Reason::RowsDisagree.because(anyhow!("{entry} has the rows \"{text}\" and \"{other}\"")));
-    }
-    let leaders = rows.iter().filter(|row| row.state == State::Leader).count();
-    if leaders > 1 {
-        return Err(Reason::SeveralLeaders.because(anyhow!("{leaders} rows say leader; this node's is \"{text}\"")));
-    }
-    let role = match row.state {
-        State::Leader => Role::Leader,
-        State::Follower => Role::Follower,
-        State::Offline => return Err(Reason::Offline.because(anyhow!("this node's row is \"{text}\""))),
-        State::NoRole => return Err(Reason::NoRole.because(anyhow!("this node's row is \"{text}\""))),
-    };
-    Ok(Standing {
-        role,
-        entry: entry.clone(),
-        row: text,
-    })
-}
-
-fn rows_of<'r, 'a>(entry: &Entry, interfaces: &[IpAddr], rows: &'r [Row<'a>]) -> Vec<&'r Row<'a>> {
-    let is_ours = |row: &&Row<'_>| match entry {
-        Entry::Address(address) => row.address() == Some(*address),
-        Entry::Wildcard => row.address().is_some_and(|address| interfaces.contains(&address)),
-        Entry::Name(name) => row.name.eq_ignore_ascii_case(name),
-        Entry::Loopback(_) => false,
-    };
-    rows.iter().filter(is_ours).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::defaults::bind_addresses;
-    use crate::list;
-
-    const HEADER: &str = "S VERSION OWNER GROUP NAME               IP              PORT COMMENT\n";
-
-    /// The verdict for a node with these bind addresses, on a list of (state, name, IP).
-    fn told(addresses: &str, rows: &[(char, &str, &str)]) -> String {
-        let mut text = String::from(HEADER);
-        for (state, name, ip) in rows {
-            text += &format!("{state} 1.9     a     b     {name:<18} {ip:<15} 9501 l 10.0.0.1 10.0.0.1\n");
-        }
-        text += &format!("Total: {} controller(s)\n", rows.len());
-        if rows.is_empty() {
-            text = text.replace(HEADER, "");
-        }
-        let entries = bind_addresses(format!("RPC_BIND_ADDRESSES=\"{addresses}\"").as_bytes()).unwrap();
-        let interfaces = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
-        verdict(&judge(&entries, &interfaces, &list::parse(text.as_bytes()).unwrap())).words()
-    }
-
-    #[test]
-    fn the_one_leader_is_leader_and_the_others_follow() {
-        let rows = [
-            ('f', "10.0.0.1", "10.0.0.1"),
-            ('l', "10.0.0.2", "10.0.0.2"),
-            ('f', "10.0.0.3", "10.0.0.3"),
-        ];
-        assert_eq!(told("127.0.0.1,10.0.0.1", &rows), "follower");
-        assert_eq!(told("127.0.0.1,10.0.0.2", &rows), "leader");
-        assert_eq!(told("10.0.0.3", &rows), "follower");
-    }
-
-    #[test]
-    fn a_follower_needs_no_leader() {
-        assert_eq!(
-            told(
-                "10.0.0.1",
-                &[('f', "10.0.0.1", "10.0.0.1"), ('-', "10.0.0.2", "10.0.0.2")]
-            ),
-            "follower"
-        );
-    }
-
-    #[test]
-    fn two_leaders_make_nobody_leader_or_follower() {
-        let rows = [
-            ('l', "10.0.0.1", "10.0.0.1"),
-            ('l', "10.0.0.2", "10.0.0.2"),
-            ('f', "10.0.0.3", "10.0.0.3"),
-        ];
-        for node in ["10.0.0.1", "10.0.0.2", "10.0.0.3"] {
-            assert_eq!(told(node, &rows), "unknown several-leaders");
-        }
-    }
-
-    #[test]
-    fn an_address_matches_whole_and_as_an_address() {
-        let rows = [
-            ('f', "10.0.0.1", "10.0.0.1"),
-            ('l', "10.0.0.10", "10.0.0.10"),
-            ('f', "10.0.0.101", "10.0.0.101"),
-        ];
-        assert_eq!(told("10.0.0.1", &rows), "follower");
-        assert_eq!(told("10.0.0.10", &rows), "leader");
-        assert_eq!(told("0.0.0.10", &rows), "unknown not-listed");
-        assert_eq!(told("fd00:0:0::1", &[('l', "cc1", "FD00::1")]), "leader");
-        assert_eq!(told("::ffff:10.0.0.10", &rows), "leader");
-        assert_eq!(told("10.0.0.10", &[('l', "cc1", "::ffff:10.0.0.10")]), "leader");
-    }
-
-    #[test]
-    fn a_name_stands_for_the_node_where_its_row_has_no_address() {
-        assert_eq!(told("10.0.0.1", &[('l', "10.0.0.1", "-")]), "leader");
-        assert_eq!(told("10.0.0.1", &[('l', "10.0.0.1", "10.0.0.2")]), "unknown not-listed");
-    }
-
-    #[test]
-    fn a_host_name_matches_the_name_without_case() {
-        let rows = [
-            ('l', "CC1.example.com", "10.0.0.1"),
-            ('f', "cc10.example.com", "10.0.0.2"),
-        ];
-        assert_eq!(told("cc1.EXAMPLE.com", &rows), "leader");
-        assert_eq!(told("cc1", &rows), "unknown not-listed");
-        assert_eq!(told("cc1.example.com.au", &rows), "unknown not-listed");
-    }
-
-    #[test]
-    fn the_first_entry_with_a_row_is_this_node() {
-        let rows = [
-            ('l', "10.0.0.1", "10.0.0.1"),
-            ('f', "10.0.0.2", "10.0.0.2"),
-            ('f', "127.0.0.1", "127.0.0.1"),
-        ];
-        assert_eq!(told("127.0.0.1,10.9.9.9,10.0.0.2,10.0.0.1", &rows), "follower");
-        assert_eq!(told("nowhere 10.0.0.1 10.0.0.2", &rows), "leader");
-    }
-
-    #[test]
-    fn a_wildcard_is_every_address_of_the_interfaces() {
-        let rows = [('f', "10.0.0.1", "10.0.0.1"), ('l', "10.0.0.2", "10.0.0.2")];
-        assert_eq!(told("0.0.0.0", &rows), "leader");
-        assert_eq!(told("::", &rows), "leader");
-        assert_eq!(
-            told("0.0.0.0", &[('f', "cc1", "fd00::2"), ('l', "cc2", "fd00::3")]),
-            "follower"
-        );
-        assert_eq!(told("0.0.0.0", &[('l', "10.0.0.1", "10.0.0.1")]), "unknown not-listed");
-    }
-
-    #[test]
-    fn rows_that_disagree_are_not_chosen_from() {
-        assert_eq!(
-            told("10.0.0.1", &[('l', "a", "10.0.0.1"), ('f', "b", "10.0.0.1")]),
-            "unknown rows-disagree"
-        );
-        assert_eq!(
-            told("0.0.0.0", &[('l', "a", "10.0.0.2"), ('-', "b", "fd00::2")]),
-            "unknown rows-disagree"
-        );
-        assert_eq!(
-            told("10.0.0.1", &[('f', "a", "10.0.0.1"), ('f', "b", "10.0.0.1")]),
-            "follower"
-        );
-        assert_eq!(
-            told("10.0.0.1", &[('l', "a", "10.0.0.1"), ('l', "b", "10.0.0.1")]),
-            "unknown several-leaders"
-        );
-    }
-
-    #[test]
-    fn offline_and_undecided_are_unknown() {
-        assert_eq!(
-            told(
-                "10.0.0.1",
-                &[('-', "10.0.0.1", "10.0.0.1"), ('l', "10.0.0.2", "10.0.0.2")]
-            ),
-            "unknown offline"
-        );
-        assert_eq!(told("10.0.0.1", &[('?', "10.0.0.1", "10.0.0.1")]), "unknown no-role");
-        assert_eq!(told("10.0.0.1", &[]), "unknown no-controllers");
     }
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the release binary on the root file system of an older distribution: Debian 11 (glibc 2.31),
+# Runs the binary that users get on the root file system of an older distribution: Debian 11 (glibc 2.31),
 # made by debootstrap below target/. Needs root, and the mirror that apt uses here.
 set -euo pipefail
 
@@ -25,12 +25,12 @@ if [ ! -e "$root/complete" ]; then
     touch "$root/complete"
 fi
 
-cargo build --release --locked --quiet
+deploy/build.sh
 sim=$(mktemp -d)
 trap 'rm -rf "$sim"' EXIT
 printf 'RPC_BIND_ADDRESSES="127.0.0.1,10.0.0.101"\n' >"$sim/defaults"
 printf 'l\t1.7.4.3565\tsystem\tadmins\t10.0.0.101\t10.0.0.101\t9501\tActing as leader.\n' >"$sim/controllers"
-cp target/release/cmonhachk tests/sim/s9s "$sim"
+cp target/dist/cmonhachk tests/sim/s9s "$sim"
 
 # $root, $sim and "$@" are the inner shell's.
 # shellcheck disable=SC2016

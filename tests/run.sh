@@ -30,10 +30,9 @@ RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
 shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/sim/* deploy/*.sh .ci/run
 
 say "Unit, property and end-to-end tests"
-# The binary that users get. cargo builds another one for the tests, which must not take its place:
-# their packages ask for further features of ours.
-cargo build --release --locked --quiet
-export TESTED_BINARY=$PWD/target/release/cmonhachk
+# The binary that users get, and not the one that cargo builds for the tests.
+deploy/build.sh
+export TESTED_BINARY=$PWD/target/dist/cmonhachk
 test=(cargo test --release --locked --target-dir target/suite)
 # Most tests wait for something; more of them than processors can do so
 # side by side, but for those that keep all processors busy or measure.

@@ -36,7 +36,7 @@ LEADER = (
 )
 PROFILE = Path("/run/callgrind")
 VALGRIND = ["/usr/bin/valgrind", "--tool=callgrind", f"--callgrind-out-file={PROFILE}", "--log-file=/run/valgrind"]
-PROGRAMS = {"floor": OUT / "floor", "cmonhachk": Path("target/release/cmonhachk"), "script": BENCH / "script.py"}
+PROGRAMS = {"floor": OUT / "floor", "cmonhachk": Path("target/dist/cmonhachk"), "script": BENCH / "script.py"}
 
 count = itertools.count(1)
 

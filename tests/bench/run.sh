@@ -11,7 +11,7 @@ provide wrk:wrk valgrind:valgrind strace:strace xinetd:xinetd gcc:gcc gcc:libc6-
 command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
 
 say "Building"
-cargo build --release --locked --quiet
+deploy/build.sh
 out=target/bench
 "${as_root[@]}" rm -rf "$out"
 mkdir -p "$out/path"

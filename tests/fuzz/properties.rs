@@ -4,16 +4,16 @@
 //! reader is held to a second one, written here as simply as can be. The fuzz targets search for
 //! bytes that make one panic; the test suite replays the bytes that were worth keeping.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cmonhachk::defaults::{Entry, bind_addresses, join};
+use cmonhachk::entry::Entry as CacheEntry;
+use cmonhachk::evaluation::evaluate;
 use cmonhachk::list::{self, State};
 use cmonhachk::log::clean;
 use cmonhachk::reason::Reason;
-use cmonhachk::record::{self, Record};
 use cmonhachk::request::{is_complete, is_head};
-use cmonhachk::verdict::{Verdict, judge, verdict};
+use cmonhachk::verdict::{Verdict, verdict};
 
 /// What a wildcard stands for.
 const INTERFACES: [IpAddr; 2] = [
@@ -57,7 +57,7 @@ fn judged(entries: &[Entry], text: &[u8]) {
         assert_eq!(row.line, *line);
     }
 
-    let outcome = judge(entries, &INTERFACES, &rows);
+    let outcome = evaluate(entries, &INTERFACES, &rows);
     match verdict(&outcome) {
         Verdict::Leader => assert_eq!(role(entries, &seen), Some(b'l'), "no leader"),
         Verdict::Follower => assert_eq!(role(entries, &seen), Some(b'f'), "no follower"),
@@ -65,7 +65,6 @@ fn judged(entries: &[Entry], text: &[u8]) {
     }
     let shown = match outcome {
         Ok(standing) => {
-            assert!(entries.contains(&standing.entry), "another's entry");
             let mut printed = row_lines.iter().map(|line| String::from_utf8_lossy(line));
             assert!(printed.any(|line| line == standing.row), "no row");
             standing.row
@@ -106,7 +105,7 @@ impl Seen<'_> {
 
     fn is_of(&self, entry: &Entry) -> bool {
         let field = if self.ip == b"-" { self.name } else { self.ip };
-        match (entry, self::entry(field)) {
+        match (entry, bind_entry(field)) {
             (Entry::Address(ours), Entry::Address(theirs)) => *ours == theirs,
             (Entry::Wildcard, Entry::Address(theirs)) => INTERFACES.contains(&theirs),
             (Entry::Name(ours), _) => ours.eq_ignore_ascii_case(self.name),
@@ -117,15 +116,13 @@ impl Seen<'_> {
 
 /// The one role that the rows give the node, `l` or `f`: `l` only where no other row has it.
 fn role(entries: &[Entry], rows: &[Seen]) -> Option<u8> {
-    let ours = |entry: &&Entry| rows.iter().any(|row| row.is_of(entry));
-    let entry = entries.iter().find(ours)?;
     let states: Vec<u8> = rows
         .iter()
-        .filter(|row| row.is_of(entry))
+        .filter(|row| entries.iter().any(|entry| row.is_of(entry)))
         .map(|row| row.state)
         .collect();
     let leaders = rows.iter().filter(|row| row.state == b'l').count();
-    match states[0] {
+    match *states.first()? {
         state if states.iter().any(|other| *other != state) => None,
         b'l' if leaders == 1 => Some(b'l'),
         b'f' if leaders <= 1 => Some(b'f'),
@@ -185,10 +182,10 @@ fn uncoloured(printed: &[u8]) -> Vec<u8> {
 /// The words of a list of entries, each as what it is.
 fn entries(value: &[u8]) -> Vec<Entry> {
     let words = value.split(|byte| b", \t\n\r\x0c".contains(byte));
-    words.filter(|word| !word.is_empty()).map(entry).collect()
+    words.filter(|word| !word.is_empty()).map(bind_entry).collect()
 }
 
-fn entry(word: &[u8]) -> Entry {
+fn bind_entry(word: &[u8]) -> Entry {
     let address = String::from_utf8(word.to_vec())
         .ok()
         .and_then(|word| word.parse::<IpAddr>().ok());
@@ -237,7 +234,7 @@ pub fn defaults(text: &[u8]) {
                         assert!(is_within(name, rest), "made up");
                     }
                     Entry::Address(address) | Entry::Loopback(address) => {
-                        assert_eq!(entry(address.to_string().as_bytes()), *read);
+                        assert_eq!(bind_entry(address.to_string().as_bytes()), *read);
                     }
                     Entry::Wildcard => {}
                 }
@@ -308,38 +305,19 @@ fn first_word(received: &[u8]) -> Option<&[u8]> {
     Some(&line[..end])
 }
 
-/// The lock file's content: what is believed is a record to the last byte.
-pub fn record(input: &[u8]) {
-    believed(input);
-    // No mutation gets the sum right, so nothing behind it would be reached without this.
-    if let Some(line) = summed(input) {
-        believed(&line);
+/// A cache entry: what is believed is written in one way only.
+pub fn entry(input: &[u8]) {
+    let Ok(line) = std::str::from_utf8(input) else { return };
+    let Some(entry) = CacheEntry::decode(line) else { return };
+    assert_eq!(entry.encode(), line, "not what is written");
+    let words: Vec<&str> = line.split(' ').collect();
+    assert_eq!(words[0], "cmonhachk3");
+    assert_eq!(words[1], format!("{:016x}", entry.key));
+    assert_eq!(words[2], entry.boot.as_deref().unwrap_or("-"));
+    assert_eq!(words[3], entry.from.as_nanos().to_string());
+    match entry.verdict {
+        Verdict::Leader => assert_eq!(words[4..], ["leader"]),
+        Verdict::Follower => assert_eq!(words[4..], ["follower"]),
+        Verdict::Unknown(reason) => assert_eq!(words[4..], ["unknown", reason.code()]),
     }
-}
-
-fn believed(line: &[u8]) {
-    let Some(record) = Record::decode(line) else { return };
-    assert_eq!(record.encode().as_slice(), line, "not what is written");
-    let text = String::from_utf8(line.to_vec()).expect("a record is text");
-    let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
-    match record.verdict {
-        Verdict::Leader => assert_eq!(words[6..words.len() - 1], ["leader"]),
-        Verdict::Follower => assert_eq!(words[6..words.len() - 1], ["follower"]),
-        Verdict::Unknown(reason) => assert_eq!(words[6..words.len() - 1], ["unknown", reason.code()]),
-    }
-    let at = record.question as usize % record::LEN;
-    let mut damaged = line.to_vec();
-    damaged[at] ^= 1;
-    assert_eq!(Record::decode(&damaged), None, "damaged at {at}");
-    assert_eq!(Record::decode(&line[..at]), None, "cut at {at}");
-}
-
-/// The input as a record's line, with the sum that belongs to it.
-fn summed(input: &[u8]) -> Option<Vec<u8>> {
-    const WIDTH: usize = record::LEN - " sum=0123456789abcdef\n".len();
-    let text = str::from_utf8(input).ok()?.trim_end_matches(' ');
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    let padding = " ".repeat(WIDTH.checked_sub(text.len())?);
-    Some(format!("{text}{padding} sum={:016x}\n", hasher.finish()).into_bytes())
 }

@@ -17,11 +17,11 @@ fail() {
 runs=${1:-10000000}
 [[ $runs =~ ^([0-9]+|keep)$ ]] || fail "please give a number of runs or \"keep\", not \"$runs\""
 targets=("${@:2}")
-[ "${#targets[@]}" -gt 0 ] || targets=(list defaults request record)
+[ "${#targets[@]}" -gt 0 ] || targets=(list defaults request entry)
 kept=tests/fuzz/corpus
 out=target/fuzz
-# The longest input of each, in bytes: some rows of a list, and a little more than a record.
-declare -A longest=([list]=4096 [defaults]=512 [request]=256 [record]=224)
+# The longest input of each, in bytes: some rows of a list, and a little more than a cache entry.
+declare -A longest=([list]=4096 [defaults]=512 [request]=256 [entry]=160)
 
 command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
 command -v c++ >/dev/null || fail "please install a C++ compiler (g++): the fuzzing engine is built from source"

@@ -227,7 +227,7 @@ pub fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The binary under test: what `cargo build` makes, where tests/run.sh names it. Cargo's own for the
+/// The binary under test: what deploy/build.sh makes, where tests/run.sh names it. Cargo's own for the
 /// tests is built with the features that the tests' packages ask of ours.
 pub fn binary() -> &'static str {
     static BINARY: LazyLock<String> =

@@ -187,8 +187,13 @@ fn connect_without_room(command: &mut Command) -> (UnixStream, Child) {
     socket.set_nonblocking(true).unwrap();
     while socket.write(b" ").is_ok() {}
     socket.set_nonblocking(false).unwrap();
-    let responder = command.stdin(OwnedFd::from(socket)).spawn().unwrap();
-    command.stdin(Stdio::null());
+    let socket = OwnedFd::from(socket);
+    let responder = command
+        .stdin(socket.try_clone().unwrap())
+        .stdout(socket)
+        .spawn()
+        .unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::null());
     (ours, responder)
 }
 

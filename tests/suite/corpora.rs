@@ -38,6 +38,6 @@ fn the_kept_requests_are_complete_where_they_end() {
 }
 
 #[test]
-fn the_kept_records_are_believed_only_as_they_are_written() {
-    replay("record", properties::record);
+fn the_kept_cache_entries_are_believed_only_as_they_are_written() {
+    replay("entry", properties::entry);
 }

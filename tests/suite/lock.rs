@@ -1,14 +1,15 @@
 //! One s9s at a time, one verdict for all who ask at the same moment.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cmonhachk::record::{LEN, Record};
+use cmonhachk::entry::Entry;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Uid, chown, mkfifo};
 
 use crate::cluster::{
@@ -174,71 +175,120 @@ fn a_lock_that_comes_free_before_the_deadline_is_taken() {
     assert_eq!(client.answer(), LEADER);
 }
 
-/// The record that a check on this node leaves when the node leads; then it follows again, and
+/// The entries beside the node's lock file: paths and texts.
+fn entries(node: &Node<'_>) -> Vec<(PathBuf, String)> {
+    let files = fs::read_dir(node.lock.parent().unwrap()).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    paths
+        .filter_map(|path| {
+            let text = fs::read_link(&path).ok()?.into_os_string().into_string().ok()?;
+            text.starts_with("cmonhachk").then_some((path, text))
+        })
+        .collect()
+}
+
+/// The one entry that a check on this node leaves when the node leads; then it follows again, and
 /// nothing has been run.
-fn record_of_a_leader(node: &Node<'_>) -> Record {
+fn entry_of_a_leader(node: &Node<'_>) -> (PathBuf, Entry) {
     node.cluster.leads("10.0.0.102");
     assert_eq!(node.get(&["--max-age", "60"]), LEADER);
-    let record = Record::decode(&fs::read(&node.lock).unwrap()).unwrap();
-    fs::remove_file(&node.lock).unwrap();
+    let (path, text) = entries(node).pop().unwrap();
+    let entry = Entry::decode(&text).unwrap();
+    fs::remove_file(&path).unwrap();
     fs::remove_file(node.cluster.folder.join("runs")).unwrap();
     node.cluster.leads("10.0.0.101");
-    record
+    (path, entry)
 }
 
-fn put(node: &Node<'_>, content: &[u8]) {
-    fs::write(&node.lock, content).unwrap();
-    fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
-}
-
-/// The records that must not be believed, and why not.
-fn others(valid: &Record) -> [(&'static str, Record); 4] {
-    let second = 1_000_000_000;
-    let valid = || valid.clone();
-    [
-        (
-            "another boot",
-            Record {
-                boot: "00000000-0000-0000-0000-000000000000".to_string(),
-                ..valid()
-            },
-        ),
-        (
-            "the past",
-            Record {
-                at: valid().at - second,
-                until: valid().at,
-                ..valid()
-            },
-        ),
-        (
-            "the future",
-            Record {
-                at: valid().at + 600 * second,
-                until: valid().until + 600 * second,
-                ..valid()
-            },
-        ),
-        ("another question", Record { question: 0, ..valid() }),
-    ]
+fn put(path: &Path, text: &str) {
+    let _ = fs::remove_file(path);
+    symlink(text, path).unwrap();
 }
 
 #[test]
-fn a_verdict_is_believed_only_in_its_time_its_boot_and_its_question() {
+fn an_entry_is_believed_only_in_its_time_its_boot_and_its_key() {
     let cluster = Cluster::new();
     let node = cluster.node("10.0.0.102");
-    let valid = record_of_a_leader(&node);
-    put(&node, &valid.encode());
+    let (path, valid) = entry_of_a_leader(&node);
+    put(&path, &valid.encode());
     assert_eq!(
         node.get(&["--max-age", "60"]),
         LEADER,
-        "the record that the others differ from"
+        "the entry that the others differ from"
     );
-    for (what, record) in others(&valid) {
-        put(&node, &record.encode());
-        assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER, "a verdict of {what}");
+    let valid = || valid.clone();
+    let boot = |id: &str| Some(id.to_string());
+    for (what, text) in [
+        (
+            "another boot",
+            Entry {
+                boot: boot("00000000-0000-0000-0000-000000000000"),
+                ..valid()
+            }
+            .encode(),
+        ),
+        ("no boot", Entry { boot: None, ..valid() }.encode()),
+        (
+            "the past",
+            Entry {
+                from: valid().from.saturating_sub(Duration::from_secs(61)),
+                ..valid()
+            }
+            .encode(),
+        ),
+        (
+            "the future",
+            Entry {
+                from: valid().from + Duration::from_secs(600),
+                ..valid()
+            }
+            .encode(),
+        ),
+        ("another key", Entry { key: 0, ..valid() }.encode()),
+        ("another version", valid().encode().replace("cmonhachk3", "cmonhachk4")),
+        ("nonsense", "leader".to_string()),
+    ] {
+        put(&path, &text);
+        assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER, "an entry of {what}");
+        let runs = cluster.runs();
+        assert_eq!(
+            node.get(&["--max-age", "60"]),
+            FOLLOWER,
+            "what replaced an entry of {what}"
+        );
+        assert_eq!(cluster.runs(), runs);
     }
-    assert_eq!(cluster.runs(), 4);
+    assert_eq!(cluster.runs(), 7);
+}
+
+#[test]
+fn an_entry_of_another_user_is_not_believed() {
+    if !Uid::effective().is_root() {
+        return;
+    }
+    let cluster = Cluster::new();
+    let node = cluster.node("10.0.0.102");
+    let (path, valid) = entry_of_a_leader(&node);
+    put(&path, &valid.encode());
+    lchown(&path, Some(65534), Some(65534)).unwrap();
+    assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER);
+}
+
+#[test]
+fn entries_that_are_of_no_use_any_more_are_removed_with_the_first_of_a_new_key() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let old = |boot: &str, from: &str| {
+        let path = node.lock.with_extension(format!("101.{from}"));
+        put(&path, &format!("cmonhachk3 0000000000000001 {boot} {from} leader"));
+        path
+    };
+    let gone = old("00000000-0000-0000-0000-000000000000", "1");
+    put(&node.lock.with_extension("foreign"), "elsewhere");
+    assert_eq!(node.get(&[]), LEADER);
+    assert!(fs::symlink_metadata(gone).is_err());
+    assert!(fs::symlink_metadata(node.lock.with_extension("foreign")).is_ok());
+    assert_eq!(entries(&node).len(), 1);
 }
 
 #[test]
@@ -279,30 +329,26 @@ fn wherever_the_lock_file_is_named_its_verdict_is_shared() {
         assert_eq!(check(arguments, variable), number + 1, "{arguments:?} {variable:?}");
     }
     assert!(!Path::new(&other).exists());
-    assert!(node.cluster.folder.join("run/cmonhachk.lock").exists());
+    assert!(node.cluster.folder.join("run/cmonhachk/lock").exists());
 }
 
 #[test]
-fn content_that_is_no_verdict_is_ignored() {
+fn a_lock_file_of_another_version_is_taken_over() {
     let cluster = Cluster::new();
-    let node = cluster.node("10.0.0.102");
-    let valid = record_of_a_leader(&node).encode();
-    let mut flipped = valid;
-    flipped[120] ^= 1;
-    for content in [
-        &b""[..],
-        b"leader\n",
-        &[0; LEN],
-        &[0xff; LEN],
-        &valid[..LEN - 1],
-        &flipped,
-    ] {
-        put(&node, content);
-        assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER);
-        // The check has left its own verdict there instead.
+    let node = cluster.leader();
+    for content in [String::new(), format!("cmonhachk-verdict 2 {}\n", "x".repeat(5000))] {
+        fs::write(&node.lock, content).unwrap();
+        fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
         let runs = cluster.runs();
-        assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER);
-        assert_eq!(cluster.runs(), runs);
+        for _ in 0..3 {
+            assert_eq!(node.get(&["--max-age", "0.2"]), LEADER);
+        }
+        assert_eq!(cluster.runs(), runs + 1);
+        assert_eq!(entries(&node).len(), 1);
+        wait_until("the entry is old", || {
+            node.get(&["--max-age", "0.2"]) == LEADER && cluster.runs() > runs + 1
+        });
+        fs::remove_file(&entries(&node)[0].0).unwrap();
     }
 }
 
@@ -323,27 +369,26 @@ fn a_verdict_reached_with_another_s9s_conf_or_client_is_not_taken() {
     assert_eq!(check("REMOTE_HOST", "10.0.0.1"), 1);
     assert_eq!(check("REMOTE_HOST", "10.0.0.2"), 1, "who asks makes no difference");
     assert_eq!(check("HOME", "/tmp"), 2);
-    assert_eq!(check("PATH", "/bin:/usr/bin"), 3);
-    assert_eq!(check("S9S_SYSTEM_CONFIG", "/tmp/s9s.conf"), 4);
-    assert_eq!(
-        check("CMONHACHK_TIMEOUT", "4"),
-        5,
-        "whoever is asked otherwise finds out himself"
-    );
+    assert_eq!(check("S9S_SYSTEM_CONFIG", "/tmp/s9s.conf"), 3);
+    assert_eq!(check("CMON_CONTROLLER", "https://10.0.0.9:9501"), 4);
+    assert_eq!(check("PATH", "/bin:/usr/bin"), 4, "the same s9s is found");
+    assert_eq!(check("CMONHACHK_TIMEOUT", "4"), 4, "the verdict is the same");
+    assert_eq!(check("HOME", "/tmp"), 4, "the entries lie side by side");
 }
 
 #[test]
-fn two_nodes_on_one_lock_file_do_not_take_each_others_verdict() {
+fn two_services_on_one_lock_file_share_it_and_not_their_verdicts() {
     let cluster = Cluster::new();
     let leader = cluster.leader();
     let follower = Node {
         lock: leader.lock.clone(),
         ..cluster.node("10.0.0.102")
     };
-    for _ in 0..3 {
+    for _ in 0..20 {
         assert_eq!(leader.get(&["--max-age", "60"]), LEADER);
         assert_eq!(follower.get(&["--max-age", "60"]), FOLLOWER);
     }
+    assert_eq!(cluster.runs(), 2);
 }
 
 #[test]
@@ -379,11 +424,15 @@ fn a_verdict_that_still_counts_is_only_read() {
 }
 
 #[test]
-fn a_record_is_of_this_boot() {
+fn an_entry_is_of_this_boot_and_as_old_as_its_run() {
     let cluster = Cluster::new();
-    let record = record_of_a_leader(&cluster.node("10.0.0.102"));
+    let before = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap().into();
+    cluster.behaves("slow 0.3");
+    let (_, entry) = entry_of_a_leader(&cluster.node("10.0.0.102"));
+    let after: Duration = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap().into();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    assert_eq!(record.boot, boot.trim());
+    assert_eq!(entry.boot.as_deref(), Some(boot.trim()));
+    assert!(entry.from > before && entry.from + Duration::from_millis(300) < after);
 }
 
 #[test]
@@ -430,7 +479,12 @@ fn the_time_kept_for_the_hand_over_is_no_more_than_a_part_of_what_there_is() {
     wait_until("a short time is enough", || node.answer(&arguments) == LEADER);
 }
 
-/// The check is right without a guard, and what lay in the lock file's place is as it was.
+fn put_lock(node: &Node<'_>, content: &[u8]) {
+    fs::write(&node.lock, content).unwrap();
+    fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
+}
+
+/// The check caches elsewhere, and what lay in the lock file's place is as it was.
 fn is_refused(what: &str, prepare: impl FnOnce(&Node<'_>)) {
     let cluster = Cluster::new();
     let node = cluster.node("10.0.0.102");
@@ -449,21 +503,21 @@ fn is_refused(what: &str, prepare: impl FnOnce(&Node<'_>)) {
     let before = state();
     assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER, "{what}");
     assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER, "{what}");
-    assert_eq!(cluster.runs(), 2, "{what}: nothing is shared");
+    assert_eq!(cluster.runs(), 1, "{what}: the verdict is shared all the same");
     assert_eq!(state(), before, "{what}");
 }
 
 #[test]
 fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched() {
     is_refused("a symbolic link", |node| {
-        let target = node.cluster.folder.write("target", record_of_a_leader(node).encode());
+        let target = node.cluster.folder.write("target", "");
         symlink(target, &node.lock).unwrap();
     });
     is_refused("a dangling symbolic link", |node| {
         symlink(node.cluster.folder.join("nowhere"), &node.lock).unwrap();
     });
     is_refused("a hard link", |node| {
-        let target = node.cluster.folder.write("target", record_of_a_leader(node).encode());
+        let target = node.cluster.folder.write("target", "");
         fs::set_permissions(&target, Permissions::from_mode(0o600)).unwrap();
         fs::hard_link(target, &node.lock).unwrap();
     });
@@ -471,18 +525,18 @@ fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched
     is_refused("a FIFO", |node| mkfifo(&node.lock, Mode::S_IRWXU).unwrap());
     is_refused("a socket", |node| drop(UnixListener::bind(&node.lock).unwrap()));
     is_refused("a file that others may write to", |node| {
-        put(node, &record_of_a_leader(node).encode());
+        put_lock(node, b"");
         fs::set_permissions(&node.lock, Permissions::from_mode(0o666)).unwrap();
     });
     is_refused("another program's file", |node| {
-        put(node, &[b'#'; 1000]);
+        put_lock(node, &[b'#'; 1000]);
     });
     if Uid::effective().is_root() {
         is_refused("a device", |node| {
             mknod(&node.lock, SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 3)).unwrap();
         });
         is_refused("another user's file", |node| {
-            put(node, &record_of_a_leader(node).encode());
+            put_lock(node, b"");
             chown(&node.lock, Some(Uid::from_raw(65534)), Some(Gid::from_raw(65534))).unwrap();
         });
     }

@@ -7,11 +7,12 @@
 use std::net::IpAddr;
 
 use cmonhachk::defaults::{Entry, bind_addresses};
+use cmonhachk::entry::Entry as CacheEntry;
+use cmonhachk::evaluation::evaluate;
 use cmonhachk::list;
 use cmonhachk::reason::Reason;
-use cmonhachk::record::Record;
 use cmonhachk::request;
-use cmonhachk::verdict::{Verdict, judge, verdict};
+use cmonhachk::verdict::{Verdict, verdict};
 use proptest::prelude::*;
 
 use crate::scale::amount;
@@ -184,15 +185,11 @@ fn model(entries: &[String], controllers: &[Controller]) -> Verdict {
     if controllers.is_empty() {
         return unknown(Reason::NoControllers);
     }
-    let rows = |entry: &String| {
-        controllers
-            .iter()
-            .filter(|row| is_row_of(entry, row))
-            .collect::<Vec<_>>()
-    };
-    let Some(ours) = entries.iter().map(rows).find(|rows| !rows.is_empty()) else {
+    let is_ours = |row: &&Controller| entries.iter().any(|entry| is_row_of(entry, row));
+    let ours: Vec<_> = controllers.iter().filter(is_ours).collect();
+    if ours.is_empty() {
         return unknown(Reason::NotListed);
-    };
+    }
     let leaders = controllers.iter().filter(|row| row.state == 'l').count();
     match ours[0].state {
         state if ours.iter().any(|row| row.state != state) => unknown(Reason::RowsDisagree),
@@ -209,7 +206,7 @@ fn told(entries: &[String], printed: &[u8]) -> Verdict {
     let entries = bind_addresses(format!("RPC_BIND_ADDRESSES='{}'", entries.join(",")).as_bytes()).unwrap();
     let text = list::plain(printed);
     match list::parse(&text) {
-        Ok(rows) => verdict(&judge(&entries, &[], &rows)),
+        Ok(rows) => verdict(&evaluate(&entries, &[], &rows)),
         Err(_) => Verdict::Unknown(Reason::ListUnreadable),
     }
 }
@@ -321,7 +318,7 @@ proptest! {
             let _ = bind_addresses(bytes);
             let _ = request::is_complete(bytes);
             let _ = request::is_head(bytes);
-            prop_assert_eq!(Record::decode(bytes), None);
+            prop_assert_eq!(CacheEntry::decode(&String::from_utf8_lossy(bytes)), None);
         }
     }
 

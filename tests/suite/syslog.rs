@@ -70,7 +70,7 @@ fn a_verdict_is_logged_when_it_differs_from_the_one_before_and_only_then() {
     let node = cluster.leader();
     let check = || get(&node, &["--max-age", "0"]);
     assert_eq!(check(), LEADER);
-    assert_eq!(log.lines(), [format!("<29>none → leader: l {ROW} Acting as leader.")]);
+    assert_eq!(log.lines(), [format!("<29>none -> leader: l {ROW} Acting as leader.")]);
     for _ in 0..3 {
         assert_eq!(check(), LEADER);
     }
@@ -79,20 +79,20 @@ fn a_verdict_is_logged_when_it_differs_from_the_one_before_and_only_then() {
     assert_eq!(check(), FOLLOWER);
     assert_eq!(
         log.lines(),
-        [format!("<29>leader → follower: f {ROW} Accepting heartbeats.")]
+        [format!("<29>leader -> follower: f {ROW} Accepting heartbeats.")]
     );
     cluster.behaves("fail 5 Connection refused.");
     assert_eq!(check(), unknown("s9s-no-connection"));
     let lines = log.lines();
     assert_eq!(lines.len(), 1);
     assert!(
-        lines[0].starts_with("<28>follower → unknown s9s-no-connection: "),
+        lines[0].starts_with("<28>follower -> unknown s9s-no-connection: "),
         "{lines:?}"
     );
     assert!(lines[0].ends_with(": Connection refused."), "{lines:?}");
     cluster.behaves("fail 6 No user name set.");
     assert_eq!(check(), unknown("s9s-no-user"));
-    assert!(log.lines()[0].starts_with("<28>unknown s9s-no-connection → unknown s9s-no-user: "));
+    assert!(log.lines()[0].starts_with("<28>unknown s9s-no-connection -> unknown s9s-no-user: "));
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn the_units_answer_and_no_burst_of_checks_fails_them_or_piles_them_up() {
     // A line for the change, and none for any check's start or end.
     let journal = systemd.run("journalctl --no-pager --output cat --identifier cmonhachk");
     assert_eq!(journal.lines().count(), 1, "{journal}");
-    assert!(journal.starts_with("none → leader"), "{journal}");
+    assert!(journal.starts_with("none -> leader"), "{journal}");
     let said = systemd.run("journalctl --no-pager --output cat _PID=1 | grep cmonhachk@");
     assert_eq!(said.lines().count(), 0, "{:?}", said.lines().next());
 }

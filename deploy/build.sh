@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Builds the binary that users get: target/dist/cmonhachk, static and reproducible.
+#
+#     deploy/build.sh [--target TRIPLE]
+#
+# The target is musl on this machine's processor unless TRIPLE names another. Needs a Rust toolchain
+# (1.89 or later) and a C linker. Where the musl target cannot be had, it builds for the host.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+project=$PWD
+
+fail() {
+    echo "build: $*" >&2
+    exit 1
+}
+
+command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
+host=$(rustc -vV | sed -n 's/^host: //p')
+target=${host%%-*}-unknown-linux-musl
+case ${1:-} in
+--target) target=${2:?names a target} ;;
+'') ;;
+*) fail "usage: deploy/build.sh [--target TRIPLE]" ;;
+esac
+
+has_target() { [ -d "$(rustc --print sysroot)/lib/rustlib/$1/lib" ]; }
+if ! has_target "$target"; then rustup target add "$target" >/dev/null 2>&1 || true; fi
+# A static glibc takes twice as long to start as musl.
+static=()
+if ! has_target "$target"; then
+    [ "${1:-}" != --target ] || fail "the target $target is not installed, and rustup cannot install it"
+    echo "build: no target $target here; building for $host instead, which starts more slowly" >&2
+    target=$host
+    static=(-C target-feature=+crt-static)
+fi
+# A foreign processor needs a linker that knows it; the toolchain's own does.
+if [ "${target%%-*}" != "${host%%-*}" ]; then
+    variable=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$target")_LINKER
+    export "$variable=${!variable:-rust-lld}"
+fi
+
+# Settings of the builder's own must not change the result.
+unset CARGO_TARGET_DIR CARGO_BUILD_TARGET CARGO_BUILD_TARGET_DIR CARGO_BUILD_RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+unset RUSTFLAGS RUSTC_WRAPPER
+export SOURCE_DATE_EPOCH=0
+
+# build FLAG...: the builder's paths are taken out of the binary.
+build() {
+    local flags=("--remap-path-prefix=$project=/cmonhachk" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" "$@")
+    local IFS=$'\x1f'
+    CARGO_ENCODED_RUSTFLAGS="${flags[*]}" cargo build --release --locked --quiet --bin cmonhachk --target "$target" \
+        --target-dir target/dist/build
+}
+mkdir -p target
+if ! build "${static[@]}" 2>target/dist.log; then
+    [ "${#static[@]}" -gt 0 ] || fail "$(cat target/dist.log)"
+    echo "build: no static C library for $target here; the binary is dynamic" >&2
+    build || fail "it does not build for $target"
+fi
+rm -f target/dist.log
+install -m 0755 "target/dist/build/$target/release/cmonhachk" target/dist/cmonhachk

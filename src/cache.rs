@@ -1,0 +1,278 @@
+//! The single-flight cache: one run of s9s at a time for each key, and its verdict for all who ask.
+//!
+//! For each key there is an entry beside the lock file, `LOCK.KEY`. It is a symbolic link whose text is
+//! the [`Entry`]: rename(2) replaces it in one piece, readlink(2) reads it in one call, and `ls -l`
+//! shows it. The lock of a key is the byte at the key's offset in the lock file (fcntl(2)): the
+//! kernel frees it when its holder ends, however that happens.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc::{self, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
+use nix::unistd::Uid;
+
+use crate::deadline::since_boot;
+use crate::entry::Entry;
+use crate::guard::{Guard, Stage};
+use crate::machine::boot_id;
+use crate::verdict::Verdict;
+
+/// No option allows an older entry, so that an older one is of no use to anybody.
+pub const MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// What the lock file begins with, if it is not empty: earlier versions kept their verdict in it.
+const OURS: &[u8] = b"cmonhachk";
+
+/// What a check asks of the cache.
+#[derive(Debug)]
+pub struct Query<'a> {
+    /// The lock file.
+    pub lock_file: &'a Path,
+    /// What is made where it is missing.
+    pub missing: Missing,
+    /// What decides the verdict.
+    pub key: u64,
+    /// How old an entry may be.
+    pub max_age: Duration,
+    /// How old it may be for a check that waited for it: nobody's run takes longer.
+    pub timeout: Duration,
+}
+
+/// What is made of a lock file that is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The file, and if need be its folder.
+    FolderIsMade,
+    /// The file, in a folder that is there.
+    FileIsMade,
+    /// Nothing.
+    IsLeft,
+}
+
+/// What a check gets of the cache.
+#[derive(Debug)]
+pub enum Turn {
+    /// The verdict of another check.
+    Hit(Verdict),
+    /// The lock: this check runs s9s, and publishes its verdict.
+    Miss(Slot),
+    /// Nothing can be locked here. This check runs s9s alone.
+    Bypass(anyhow::Error),
+}
+
+/// The place for an entry, locked. Dropping it frees the lock.
+#[derive(Debug)]
+pub struct Slot {
+    /// The verdict before this one, however old.
+    pub before: Option<Verdict>,
+    /// Why this is not the place beside the lock file of the query, where it is not.
+    pub instead: Option<anyhow::Error>,
+    key: u64,
+    boot: Option<String>,
+    path: PathBuf,
+    _lock: File,
+}
+
+/// Takes a turn: a usable entry, or the lock, for which it waits as long as `guard` lets it. Where
+/// the lock file cannot be used, a folder of the user's own in memory takes its place.
+pub fn turn(query: &Query<'_>, guard: &Guard) -> Turn {
+    take(query, guard).unwrap_or_else(|error| {
+        let error = error.context(format!("lock file {}", query.lock_file.display()));
+        let instead = private_folder().and_then(|folder| {
+            let lock_file = &folder.join("lock");
+            take(&Query { lock_file, ..*query }, guard)
+        });
+        match instead {
+            Ok(Turn::Miss(slot)) => Turn::Miss(Slot {
+                instead: Some(error),
+                ..slot
+            }),
+            Ok(turn) => turn,
+            Err(_) => Turn::Bypass(error),
+        }
+    })
+}
+
+fn take(query: &Query<'_>, guard: &Guard) -> Result<Turn> {
+    guard.enter(Stage::Cache(query.lock_file.to_path_buf()));
+    let path = beside(query.lock_file, &format!("{:016x}", query.key));
+    let boot = boot_id();
+    let is_younger = |entry: &Entry, limit| entry.age(since_boot()).is_some_and(|age| age < limit);
+    let is_fresh = |entry: &Entry| boot.is_some() && entry.boot == boot && is_younger(entry, query.max_age);
+    let found = read(&path, query.key);
+    if let Some(entry) = found.as_ref().filter(|entry| is_fresh(entry)) {
+        return Ok(Turn::Hit(entry.verdict));
+    }
+    let lock = open(query.lock_file, query.missing)?;
+    guard.enter(Stage::Lock(query.lock_file.to_path_buf()));
+    wait_for(&lock, query.key)?;
+    guard.enter(Stage::Cache(query.lock_file.to_path_buf()));
+    // The holder before may have published. An entry that changed meanwhile is of this boot.
+    let now = read(&path, query.key);
+    if let Some(entry) = &now
+        && (is_fresh(entry) || (now != found && is_younger(entry, query.timeout)))
+    {
+        return Ok(Turn::Hit(entry.verdict));
+    }
+    Ok(Turn::Miss(Slot {
+        before: now.map(|entry| entry.verdict),
+        instead: None,
+        key: query.key,
+        boot,
+        path,
+        _lock: lock,
+    }))
+}
+
+impl Slot {
+    /// Publishes `verdict`, of a run of s9s that began at `from`, and frees the lock.
+    ///
+    /// # Errors
+    /// The entry cannot be written. The lock is free all the same; the others run s9s themselves.
+    pub fn publish(self, verdict: Verdict, from: Duration) -> Result<()> {
+        let entry = Entry {
+            key: self.key,
+            boot: self.boot.clone(),
+            from,
+            verdict,
+        };
+        let draft = beside(&self.path, "new");
+        // A check that was killed here may have left it.
+        let _ = fs::remove_file(&draft);
+        symlink(entry.encode(), &draft)
+            .and_then(|()| fs::rename(&draft, &self.path))
+            .with_context(|| format!("cannot write the cache entry {}", self.path.display()))?;
+        if self.before.is_none() {
+            self.sweep();
+        }
+        Ok(())
+    }
+
+    /// Removes the entries that nobody can use any more: whenever there is a new key.
+    fn sweep(&self) {
+        let is_useless = |path: &Path| match target(path).as_deref().map(Entry::decode) {
+            Some(Some(entry)) => entry.boot != self.boot || entry.age(since_boot()).is_none_or(|age| age > MAX_AGE),
+            _ => false,
+        };
+        let files = self.path.parent().and_then(|folder| fs::read_dir(folder).ok());
+        for file in files.into_iter().flatten().flatten() {
+            if is_useless(&file.path()) {
+                let _ = fs::remove_file(file.path());
+            }
+        }
+    }
+}
+
+/// The path with one more extension.
+fn beside(path: &Path, extension: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(extension);
+    name.into()
+}
+
+fn read(path: &Path, key: u64) -> Option<Entry> {
+    Entry::decode(&target(path)?).filter(|entry| entry.key == key)
+}
+
+/// The text of a symbolic link of this user's.
+fn target(path: &Path) -> Option<String> {
+    let text = fs::read_link(path).ok()?.into_os_string().into_string().ok()?;
+    (fs::symlink_metadata(path).ok()?.uid() == Uid::effective().as_raw()).then_some(text)
+}
+
+/// Opens the lock file, and refuses every other file that may be in its place.
+///
+/// # Errors
+/// What is wrong with it, or with its folder.
+pub fn open(path: &Path, missing: Missing) -> Result<File> {
+    let me = Uid::effective().as_raw();
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    if missing == Missing::FolderIsMade && !folder.exists() {
+        make_folder(folder).context("its folder cannot be made")?;
+    }
+    let owner = folder.metadata().context("its folder cannot be examined")?.uid();
+    // A file that root leaves in the folder of the service's user would lock that user out.
+    ensure!(
+        owner == me || owner == 0,
+        "its folder belongs to user {owner} and this check runs as user {me}; run it as that user"
+    );
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(missing != Missing::IsLeft)
+        .truncate(false)
+        .mode(0o600)
+        // A FIFO or a device in its place must neither block nor become our terminal.
+        .custom_flags(O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
+        .open(path)
+        .map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ELOOP) => anyhow!("it is a symbolic link"),
+            _ => anyhow!(error).context("it cannot be opened"),
+        })?;
+    let meta = file.metadata().context("it cannot be examined")?;
+    let owner = meta.uid();
+    ensure!(meta.is_file(), "it is not a regular file");
+    ensure!(
+        owner == me,
+        "it belongs to user {owner} and this check runs as user {me}; run it as that user"
+    );
+    ensure!(meta.nlink() <= 1, "it has {} hard links", meta.nlink());
+    let mode = meta.mode() & 0o7777;
+    ensure!(mode & 0o022 == 0, "others may write to it (mode {mode:04o})");
+    let mut start = [0; OURS.len()];
+    ensure!(
+        meta.len() == 0 || (file.read_exact_at(&mut start, 0).is_ok() && start == OURS),
+        "it holds {} bytes that are not cmonhachk's: is it another program's file?",
+        meta.len()
+    );
+    Ok(file)
+}
+
+/// Waits for the lock on the byte at the key's offset.
+fn wait_for(file: &File, key: u64) -> Result<()> {
+    let byte = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: (key >> 1).cast_signed(),
+        l_len: 1,
+        l_pid: 0,
+    };
+    loop {
+        match fcntl(file, FcntlArg::F_SETLKW(&byte)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(anyhow!(errno).context("it cannot be locked")),
+        }
+    }
+}
+
+/// A folder in memory that is this user's alone. /dev/shm is sticky: nobody else can replace it.
+fn private_folder() -> Result<PathBuf> {
+    let me = Uid::effective();
+    let folder = PathBuf::from(format!("/dev/shm/cmonhachk-{me}"));
+    make_folder(&folder)?;
+    let meta = fs::symlink_metadata(&folder)?;
+    ensure!(
+        meta.is_dir() && meta.uid() == me.as_raw() && meta.mode() & 0o077 == 0,
+        "it is not this user's alone"
+    );
+    Ok(folder)
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        // Another check may just have made it.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}

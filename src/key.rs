@@ -1,0 +1,44 @@
+//! The cache key: a digest of everything that decides the verdict.
+//!
+//! What a person tries out by hand must not be given to HAProxy, and two services must not take each
+//! other's verdict. `--timeout` and `--max-age` are no part of it: they change how a verdict is
+//! reached and used, not what it is.
+
+use std::env;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::machine::identity;
+use crate::options::Options;
+use crate::s9s;
+
+/// Who asks. A person's checks have an entry and a lock of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Asker {
+    /// A client, through a super-server.
+    Client,
+    /// A person or a script.
+    Person,
+}
+
+/// The key of a check with these options in this process's environment.
+pub fn key(options: &Options, asker: Asker) -> u64 {
+    let s9s = s9s::find(&options.s9s).ok();
+    let mut environment: Vec<_> = env::vars_os()
+        .filter(|(name, _)| name == "HOME" || name == "CMON_CONTROLLER" || name.as_bytes().starts_with(b"S9S_"))
+        .collect();
+    environment.sort();
+    let mut hasher = DefaultHasher::new();
+    env!("CARGO_PKG_VERSION").hash(&mut hasher);
+    asker.hash(&mut hasher);
+    (&options.cmon_defaults, identity(&options.cmon_defaults)).hash(&mut hasher);
+    (&s9s, s9s.as_deref().and_then(identity)).hash(&mut hasher);
+    environment.hash(&mut hasher);
+    // Which interfaces and controllers there are. Not the mount namespace, for systemd gives every
+    // check one of its own: the files' identities tell what matters of it.
+    identity(Path::new("/proc/self/ns/net"))
+        .map(|(device, inode, ..)| (device, inode))
+        .hash(&mut hasher);
+    hasher.finish()
+}
