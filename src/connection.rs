@@ -1,19 +1,20 @@
 //! The connection: a client's socket on standard input, as a super-server hands it over.
 
 use std::fs::OpenOptions;
-use std::io;
+use std::mem;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc::{STDERR_FILENO, STDIN_FILENO, STDOUT_FILENO};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockaddrLike, SockaddrStorage, getpeername, getsockname, getsockopt, recv, send,
     shutdown, sockopt,
 };
 use nix::sys::stat::fstat;
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
+use nix::unistd::{close, dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::deadline::Deadline;
 use crate::log;
@@ -42,18 +43,24 @@ impl Connection {
     /// A super-server may have made standard output and error the same socket. They are pointed at
     /// /dev/null, so that nothing but the answer can reach the client.
     pub fn on_stdin() -> Option<Connection> {
-        let listens = getsockopt(&io::stdin(), sockopt::AcceptConn).ok()?;
-        let (output, error) = (is_stdin(io::stdout()), is_stdin(io::stderr()));
+        let listens = getsockopt(&standard(STDIN_FILENO), sockopt::AcceptConn).ok()?;
+        let (output, error) = (is_stdin(STDOUT_FILENO), is_stdin(STDERR_FILENO));
         if !listens && !is_client(output) {
             return None;
         }
-        // With /dev/null out of reach, the process prints nothing anyway but for a defect of ours.
+        // Closed first, so that /dev/null has room even where no more than three files may be open.
+        if error {
+            let _ = close(STDERR_FILENO);
+        }
         if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
             if output {
                 let _ = dup2_stdout(&null);
             }
             if error {
                 let _ = dup2_stderr(&null);
+            }
+            if null.as_raw_fd() == STDERR_FILENO {
+                mem::forget(null);
             }
         }
         if listens {
@@ -83,7 +90,7 @@ impl Connection {
         let mut rest = answer;
         while !rest.is_empty() {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            match send(io::stdin().as_raw_fd(), rest, flags) {
+            match send(STDIN_FILENO, rest, flags) {
                 Ok(count) => rest = &rest[count..],
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) if !deadline.passed() => wait_for(PollFlags::POLLOUT, deadline),
@@ -92,7 +99,7 @@ impl Connection {
                 Err(errno) => return log::fault(&format!("the answer could not be sent: {errno}")),
             }
         }
-        let _ = shutdown(io::stdin().as_raw_fd(), Shutdown::Write);
+        let _ = shutdown(STDIN_FILENO, Shutdown::Write);
     }
 
     /// Reads and drops what the client still sends until it closes its side, for at most a second.
@@ -109,7 +116,7 @@ impl Connection {
     /// Some bytes, or None when there will be none before the deadline.
     fn receive(self, buffer: &mut [u8], deadline: Deadline) -> Option<usize> {
         loop {
-            match recv(io::stdin().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            match recv(STDIN_FILENO, buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return None,
                 Ok(count) => return Some(count),
                 Err(Errno::EAGAIN) if !deadline.passed() => wait_for(PollFlags::POLLIN, deadline),
@@ -124,7 +131,7 @@ impl Connection {
 /// sockets, too: Node's `execFile` gives a child three pairs of them. So a local socket is a
 /// client's only where it is standard output as well, as a super-server makes it.
 fn is_client(output_is_the_same: bool) -> bool {
-    let fd = io::stdin().as_raw_fd();
+    let fd = STDIN_FILENO;
     match getsockname::<SockaddrStorage>(fd).map(|address| address.family()) {
         Ok(Some(AddressFamily::Unix)) => output_is_the_same && getpeername::<SockaddrStorage>(fd).is_ok(),
         address => address.is_ok(),
@@ -139,7 +146,7 @@ fn accept() {
          set \"wait = no\" in xinetd's service file, \"Accept=yes\" in systemd's socket unit",
     );
     wait_for(PollFlags::POLLIN, Deadline::from_now(ACCEPTING));
-    if let Ok(socket) = io::stdin().as_fd().try_clone_to_owned() {
+    if let Ok(socket) = standard(STDIN_FILENO).try_clone_to_owned() {
         let listener = TcpListener::from(socket);
         if let Ok((client, _)) = listener.set_nonblocking(true).and_then(|()| listener.accept()) {
             let _ = dup2_stdin(&client);
@@ -148,14 +155,20 @@ fn accept() {
 }
 
 fn wait_for(event: PollFlags, deadline: Deadline) {
-    let stdin = io::stdin();
-    let mut socket = [PollFd::new(stdin.as_fd(), event)];
+    let mut socket = [PollFd::new(standard(STDIN_FILENO), event)];
     // Whatever it returns, the next try to read or write tells.
     let _ = poll(&mut socket, deadline.poll_timeout());
 }
 
-/// Whether this descriptor is the same socket as standard input.
-fn is_stdin(other: impl AsFd) -> bool {
-    let identity = |fd: &dyn AsFd| fstat(fd.as_fd()).map(|stat| (stat.st_dev, stat.st_ino));
-    identity(&other).is_ok_and(|other| identity(&io::stdin()) == Ok(other))
+/// Whether this standard descriptor is the same socket as standard input.
+fn is_stdin(other: RawFd) -> bool {
+    let identity = |fd| fstat(standard(fd)).map(|stat| (stat.st_dev, stat.st_ino));
+    identity(other).is_ok_and(|other| identity(STDIN_FILENO) == Ok(other))
+}
+
+/// A standard descriptor. Not by `std::io::stdin`, which allocates a buffer: a limit on memory must not
+/// make the process speak before its standard error leads to /dev/null.
+fn standard(fd: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: std opens the three descriptors before main, and nobody closes them for good.
+    unsafe { BorrowedFd::borrow_raw(fd) }
 }

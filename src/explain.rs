@@ -5,6 +5,7 @@ use crate::check::{Report, Seen};
 use crate::defaults::Entry;
 use crate::list;
 use crate::log::clean;
+use crate::machine::is_missing;
 use crate::options::Options;
 use crate::process::Run;
 use crate::s9s::{ARGUMENTS, ending};
@@ -25,6 +26,9 @@ pub fn explain(options: &Options, report: &Report) -> String {
     say(&format!("  lock file {}", options.lock_file.display()));
     match cache::open(&options.lock_file, cache::Missing::IsLeft) {
         Ok(_) => say("  usable; an explained check passes it by"),
+        Err(why) if why.root_cause().downcast_ref().is_some_and(is_missing) => {
+            say("  not there; the service's first check makes it");
+        }
         Err(why) => say(&format!("  not used: {why:#}")),
     }
     say("Who this node is");

@@ -1,11 +1,11 @@
 //! A simulated cluster and its nodes, for the other tests.
 
 use std::env;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::LazyLock;
@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
@@ -199,6 +201,33 @@ impl Node<'_> {
         command
     }
 
+    /// Makes the node forget every verdict.
+    pub fn forget(&self) {
+        let name = self.lock.file_name().unwrap().to_str().unwrap();
+        for file in fs::read_dir(self.lock.parent().unwrap()).unwrap() {
+            let path = file.unwrap().path();
+            if path.file_name().unwrap().to_str().unwrap().starts_with(name) {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+
+    /// Holds the node's lock, for every key, until the file is dropped.
+    pub fn hold_the_lock(&self) -> File {
+        let mut how = File::options();
+        how.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = how.open(&self.lock).unwrap();
+        let whole = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)).unwrap();
+        file
+    }
+
     /// A check by hand.
     pub fn by_hand(&self, arguments: &[&str]) -> Output {
         self.command().args(arguments).output().unwrap()
@@ -230,8 +259,12 @@ pub fn project() -> &'static Path {
 /// The binary under test: what deploy/build.sh makes, where tests/run.sh names it. Cargo's own for the
 /// tests is built with the features that the tests' packages ask of ours.
 pub fn binary() -> &'static str {
-    static BINARY: LazyLock<String> =
-        LazyLock::new(|| env::var("TESTED_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_cmonhachk").to_string()));
+    static BINARY: LazyLock<String> = LazyLock::new(|| {
+        let built = project().join("target/dist/cmonhachk");
+        let built = built.is_file().then(|| built.to_str().unwrap().to_string());
+        let named = env::var("TESTED_BINARY").ok().or(built);
+        named.unwrap_or_else(|| env!("CARGO_BIN_EXE_cmonhachk").to_string())
+    });
     &BINARY
 }
 

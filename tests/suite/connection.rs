@@ -222,13 +222,8 @@ fn an_answer_that_never_finds_room_is_given_up() {
     let (stream, mut responder) = connect_without_room(&mut logging(&cluster.leader(), &[]));
     exits(&mut responder);
     let lines = log.lines();
-    assert!(
-        lines
-            .last()
-            .unwrap()
-            .starts_with("<27>the answer could not be sent: EAGAIN"),
-        "{lines:?}"
-    );
+    let expected = "<27>the answer could not be sent: EAGAIN";
+    assert!(lines.iter().any(|line| line.starts_with(expected)), "{lines:?}");
     drop(stream);
 }
 
@@ -328,8 +323,9 @@ fn standard_output_and_error_lead_nowhere_so_that_no_text_of_a_library_reaches_t
 #[test]
 fn explain_is_for_people_and_changes_nothing_for_a_client() {
     let cluster = Cluster::new();
-    assert_eq!(cluster.leader().get(&["--explain"]), LEADER);
-    assert_eq!(cluster.leader().get(&["--explain"]), LEADER);
+    let node = cluster.leader();
+    assert_eq!(node.get(&["--explain"]), LEADER);
+    assert_eq!(node.get(&["--explain"]), LEADER);
     assert_eq!(cluster.runs(), 1);
 }
 

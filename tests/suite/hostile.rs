@@ -321,11 +321,11 @@ fn what_s9s_prints_is_not_answered_and_logged_clean() {
         row[field] += &POISON.replace('\0', "");
         cluster.folder.write("controllers", row.join("\t") + "\n");
         // Another verdict before it, so that there is a change to log.
-        fs::remove_file(&node.lock).unwrap();
+        node.forget();
         let told = get("in a field");
         assert!(told != "follower", "field {field}");
     }
-    fs::remove_file(&node.lock).unwrap();
+    node.forget();
     let script = |text: &str| {
         let file = cluster.folder.write("poison", text);
         let path = cluster
@@ -337,7 +337,7 @@ fn what_s9s_prints_is_not_answered_and_logged_clean() {
     for text in [POISON, &long] {
         let s9s = script(text);
         let mut command = logging(&node, &["--max-age", "0", "--s9s", s9s.to_str().unwrap()]);
-        fs::remove_file(&node.lock).unwrap_or_default();
+        node.forget();
         assert_eq!(told(&self::get(&mut command)), "s9s-refused");
         is_clean(&log, "on standard error");
     }
@@ -361,7 +361,7 @@ fn what_the_arguments_and_variables_hold_is_logged_clean() {
         ["--cmon-defaults", &poison],
         ["--lock-file", folder.to_str().unwrap()],
     ] {
-        let _ = fs::remove_file(&node.lock);
+        node.forget();
         told(&get(&mut logging(&node, &arguments)));
         is_clean(&log, &format!("{:.40}", format!("{arguments:?}")));
     }

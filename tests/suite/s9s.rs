@@ -370,8 +370,7 @@ fn signals_that_somebody_blocked_or_ignored_before_do_not_matter() {
     }
 
     // With all signals blocked, the wait for the lock still has its end.
-    let held = fs::File::options().read(true).open(&node.lock).unwrap();
-    held.lock().unwrap();
+    let _held = node.hold_the_lock();
     let mut client = connect(command.args(["--max-age", "0", "--timeout", "0.3"]));
     client.send(GET);
     assert_eq!(client.answer(), unknown("lock-timeout"));

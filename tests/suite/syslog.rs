@@ -128,7 +128,7 @@ fn a_lock_file_that_cannot_be_used_is_named_with_the_reason() {
     assert_eq!(get(&node, &[]), LEADER);
     let lines = log.lines();
     assert_eq!(lines.len(), 1);
-    assert!(lines[0].starts_with("<27>the check runs unguarded: "), "{lines:?}");
+    assert!(lines[0].starts_with("<27>the check shares nothing: "), "{lines:?}");
     assert!(lines[0].contains(node.lock.to_str().unwrap()), "{lines:?}");
     assert!(lines[0].contains("directory"), "{lines:?}");
 }
@@ -144,9 +144,9 @@ fn a_missing_folder_of_the_lock_file_is_named() {
     assert_eq!(get(&node, &[]), LEADER);
     let lines = log.lines();
     assert_eq!(lines.len(), 1);
-    assert!(lines[0].starts_with("<27>the check runs unguarded: "), "{lines:?}");
+    assert!(lines[0].starts_with("<27>the check shares nothing: "), "{lines:?}");
     assert!(
-        lines[0].contains("no-such/folder/lock: its folder cannot be examined: "),
+        lines[0].contains("no-such/folder/lock: its folder cannot be made: "),
         "{lines:?}"
     );
     assert!(lines[0].contains("No such file or directory"), "{lines:?}");
@@ -157,8 +157,7 @@ fn a_lock_that_is_not_free_in_time_is_named() {
     let cluster = Cluster::new();
     let log = Log::open(&cluster);
     let node = cluster.leader();
-    let held = fs::File::create(&node.lock).unwrap();
-    held.lock().unwrap();
+    let _held = node.hold_the_lock();
     assert_eq!(get(&node, &["--timeout", "0.3"]), unknown("lock-timeout"));
     let lines = log.lines();
     assert_eq!(lines.len(), 1);
