@@ -235,12 +235,12 @@ install_missing_packages() {
 # Sets $binary, to nothing in a dry run that would build it first.
 find_binary() {
     if [ -z "$binary" ]; then
-        binary=$deploy/../target/release/cmonhachk
+        binary=$deploy/../target/dist/cmonhachk
         # Root often has no cargo; what somebody else has built will do.
         if command -v cargo >/dev/null && ! $dry_run; then
-            (cd "$deploy/.." && cargo build --release --locked --quiet) || fail "cargo could not build cmonhachk"
+            "$deploy/build.sh" || fail "deploy/build.sh could not build cmonhachk"
         elif [ ! -e "$binary" ]; then
-            $dry_run || fail "there is neither cargo nor target/release/cmonhachk: build it first, or give --binary"
+            $dry_run || fail "there is neither cargo nor target/dist/cmonhachk: build it first, or give --binary"
             binary=''
         fi
     fi

@@ -8,7 +8,7 @@ use crate::answer::render;
 use crate::check::{check, find_out};
 use crate::deadline::Deadline;
 use crate::explain::explain;
-use crate::guard;
+use crate::guard::{self, Stage};
 use crate::key::Asker;
 use crate::options::{Options, in_short};
 use crate::verdict::Verdict;
@@ -36,8 +36,10 @@ pub fn by_hand(started: Duration) -> ExitCode {
     if options.explain {
         // It neither waits for the lock nor leaves its verdict to others: the service must not notice.
         let report = find_out(&options, deadline, &guard);
+        guard.enter(Stage::Cache(options.lock_file.clone()));
+        let text = explain(&options, &report);
         guard.answer();
-        print(explain(&options, &report).as_bytes());
+        print(text.as_bytes());
         return status(crate::verdict::verdict(&report.outcome)).into();
     }
     let checked = check(&options, Asker::Person, deadline, &guard);

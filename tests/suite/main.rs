@@ -12,6 +12,7 @@ mod haproxy;
 mod hostile;
 mod install;
 mod keepalived;
+mod late;
 mod launchers;
 mod limits;
 mod load;

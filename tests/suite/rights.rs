@@ -90,7 +90,10 @@ fn the_check_and_s9s_run_as_a_user_of_their_own_and_share_their_verdicts() {
     let root = Root::of_a_leader();
     // As the README has it, root has tried it first.
     root.run(&["/run/built"]).succeeds();
-    assert_eq!(root.rights("/run/cmonhachk.lock"), "600 root root");
+    assert!(
+        !root.has("/run/cmonhachk"),
+        "a person's folder would lock the service out"
+    );
     let output = root.install(NODES).succeeds();
     assert!(
         output.contains("port 9201 by xinetd, checks by cmonhachk\n"),
@@ -124,7 +127,7 @@ fn the_check_and_s9s_run_as_a_user_of_their_own_and_share_their_verdicts() {
     for _ in 0..5 {
         assert_eq!(root.answers(), "leader");
     }
-    assert_eq!(root.runs() - before, 5, "nothing is shared, and everybody is answered");
+    assert!(root.runs() - before <= 2, "shared in /dev/shm meanwhile");
     root.run(&["systemd-tmpfiles", "--create"]);
     assert_eq!(root.answers(), "leader");
     assert_eq!(root.rights("/run/cmonhachk"), "700 cmonhachk cmonhachk");
@@ -193,16 +196,13 @@ fn a_check_by_hand_is_the_services_as_its_user_and_in_nobodys_way_as_root() {
     );
     let by_hand = ["/usr/local/sbin/cmonhachk", "--explain", "--lock-file", LOCK];
     let text = root.run(&by_hand).succeeds();
-    assert!(
-        text.contains("/run/cmonhachk/lock: its folder belongs to user"),
-        "{text}"
-    );
+    assert!(text.contains("not used: its folder belongs to user"), "{text}");
     assert!(
         text.contains("this check runs as user 0; run it as that user\n"),
         "{text}"
     );
     // Nor when it is the first one.
-    root.run(&["rm", LOCK]).succeeds();
+    root.shell(&format!("rm {LOCK}*"));
     root.run(&by_hand).succeeds();
     assert!(!root.has(LOCK));
     assert_eq!(root.answers(), "leader");

@@ -1,0 +1,349 @@
+//! Never late, never twice, never in the way: what blocks, stops or interferes costs nobody the answer.
+
+use std::fs::{self, Permissions};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cmonhachk::defaults::bind_addresses;
+use cmonhachk::evaluation::evaluate;
+use cmonhachk::list;
+use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
+
+use crate::cluster::{
+    Client, Cluster, FOLLOWER, GET, LEADER, Node, connect, exits, in_namespaces, receive, starting, unknown, wait_until,
+};
+use crate::syslog::{Log, logging};
+
+/// An s9s that is this shell script.
+fn script(cluster: &Cluster, text: &str) -> PathBuf {
+    let path = cluster.folder.write("script", format!("#!/bin/sh\n{text}\n"));
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+fn status_of(pid: &str) -> String {
+    fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap_or_default()
+}
+
+#[test]
+fn a_check_that_was_stopped_past_its_deadline_does_not_say_200() {
+    let cluster = Cluster::new();
+    let sim = crate::cluster::simulated_s9s();
+    let pid = cluster.folder.join("pid");
+    let s9s = script(
+        &cluster,
+        &format!("kill -STOP $PPID\n{} \"$@\"\necho $$ >{}", sim.display(), pid.display()),
+    );
+    let node = Node {
+        s9s,
+        ..cluster.leader()
+    };
+    let start = Instant::now();
+    let mut client = node.connect(&["--timeout", "0.5"]);
+    client.send(GET);
+    wait_until("s9s has ended", || {
+        let pid = fs::read_to_string(&pid).unwrap_or_default();
+        !pid.is_empty() && status_of(&pid).lines().any(|line| line.starts_with("State:\tZ"))
+    });
+    thread::sleep(Duration::from_secs(1).saturating_sub(start.elapsed()));
+    kill(Pid::from_raw(client.responder.id().cast_signed()), Signal::SIGCONT).unwrap();
+    assert_eq!(client.answer(), unknown("s9s-timeout"));
+    let node = Node { s9s: sim, ..node };
+    assert_eq!(node.get(&[]), LEADER, "and leaves nothing wrong to the others");
+}
+
+/// Makes every open of this file wait, as an on-access scanner that hangs does.
+fn scanner_that_hangs(path: &Path) -> Fanotify {
+    let flags = InitFlags::FAN_CLASS_CONTENT | InitFlags::FAN_CLOEXEC;
+    let scanner = Fanotify::init(flags, EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC).unwrap();
+    let opens = MaskFlags::FAN_OPEN_PERM;
+    scanner
+        .mark(MarkFlags::FAN_MARK_ADD, opens, nix::fcntl::AT_FDCWD, Some(path))
+        .unwrap();
+    scanner
+}
+
+#[test]
+fn whatever_blocks_the_client_has_its_answer_at_the_deadline_and_the_process_is_gone() {
+    if !Uid::effective().is_root() {
+        return;
+    }
+    for blocked in ["the defaults file", "s9s", "the lock file"] {
+        let cluster = Cluster::new();
+        let log = Log::open(&cluster);
+        let s9s = script(&cluster, "exit 1");
+        let node = Node {
+            s9s,
+            ..cluster.leader()
+        };
+        fs::write(&node.lock, "").unwrap();
+        fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
+        let path = match blocked {
+            "the defaults file" => &node.defaults,
+            "s9s" => &node.s9s,
+            _ => &node.lock,
+        };
+        let scanner = scanner_that_hangs(path);
+        let start = Instant::now();
+        let mut client = connect(&mut logging(&node, &["--timeout", "0.6"]));
+        client.send(GET);
+        assert_eq!(client.answer(), unknown("stuck"), "{blocked}");
+        let took = start.elapsed();
+        assert!((700..1500).contains(&took.as_millis()), "{blocked}: {took:?}");
+        let lines = log.lines();
+        let name = path.to_str().unwrap();
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.starts_with("<27>stuck: ") && line.contains(name)),
+            "{blocked}: {lines:?}"
+        );
+        wait_until("nothing is left", || cluster.processes().is_empty());
+        let by_hand = node.by_hand(&["--timeout", "0.3", "--explain"]);
+        if blocked != "the lock file" {
+            assert_eq!(
+                String::from_utf8(by_hand.stdout).unwrap(),
+                unknown("stuck"),
+                "{blocked}"
+            );
+            assert_eq!(by_hand.status.code(), Some(2));
+        }
+        drop(scanner);
+    }
+}
+
+#[test]
+fn the_answer_does_not_wait_for_the_entry_to_be_written() {
+    let cluster = Cluster::new();
+    let check = cluster.leader().command();
+    let mut traced = starting("strace", &check);
+    traced.args([
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "inject=symlink,symlinkat,rename:delay_enter=1s",
+    ]);
+    let mut client = connect(traced.arg(check.get_program()));
+    let start = Instant::now();
+    client.send(GET);
+    assert_eq!(client.receive(), LEADER);
+    assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+    drop(client.stream);
+    exits(&mut client.responder);
+    assert!(
+        start.elapsed() > Duration::from_secs(1),
+        "it was written after the answer"
+    );
+}
+
+#[test]
+fn a_person_who_looks_is_in_no_checks_way() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    cluster.behaves("slow 0.8");
+    let looks: Vec<_> = [&["--explain"][..], &["--explain"], &[]]
+        .map(|arguments| node.command().args(arguments).stdout(Stdio::null()).spawn().unwrap())
+        .into();
+    wait_until("they look", || cluster.runs() == 3);
+    let clients: Vec<Client> = (0..6)
+        .map(|_| {
+            let mut client = node.connect(&[]);
+            client.send(GET);
+            client
+        })
+        .collect();
+    for client in clients {
+        assert_eq!(client.answer(), LEADER);
+    }
+    assert_eq!(cluster.runs(), 4);
+    for mut look in looks {
+        assert_eq!(look.wait().unwrap().code(), Some(0));
+    }
+}
+
+/// This many checks at the same moment, on a node that leads.
+fn at_once(node: &Node<'_>, checks: usize) {
+    let mut clients: Vec<_> = (0..checks).map(|_| node.connect(&["--timeout", "10"])).collect();
+    for client in &mut clients {
+        client.send(GET);
+    }
+    for client in clients {
+        assert_eq!(client.answer(), LEADER);
+    }
+}
+
+#[test]
+fn without_a_usable_lock_file_many_checks_at_once_are_one_run() {
+    let cluster = Cluster::new();
+    cluster.behaves("slow 0.3");
+    let node = Node {
+        lock: cluster.folder.join("no-such/folder/lock"),
+        ..cluster.leader()
+    };
+    at_once(&node, 40);
+    assert_eq!(cluster.runs(), 1);
+}
+
+#[test]
+fn the_folder_of_the_lock_file_is_made_for_its_user_alone() {
+    let cluster = Cluster::new();
+    let folder = cluster.folder.join("run");
+    let node = Node {
+        lock: folder.join("lock"),
+        ..cluster.leader()
+    };
+    at_once(&node, 10);
+    assert_eq!(cluster.runs(), 1);
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o7777, 0o700);
+}
+
+#[test]
+fn without_a_boot_id_only_those_who_waited_share() {
+    let cluster = Cluster::new();
+    cluster.behaves("slow 0.3");
+    let node = cluster.leader();
+    let start = || {
+        let mut command = node.command();
+        command.args(["--max-age", "60", "--timeout", "10"]);
+        let script = "mount --bind /dev/null /proc/sys/kernel/random/boot_id; exec \"$@\"";
+        let mut client = connect(&mut in_namespaces(&["--mount"], script, &command));
+        client.send(GET);
+        client
+    };
+    for client in [start(), start(), start()] {
+        assert_eq!(client.answer(), LEADER);
+    }
+    let runs = cluster.runs();
+    assert!(runs < 3, "nobody shared");
+    assert_eq!(start().answer(), LEADER);
+    assert_eq!(cluster.runs(), runs + 1, "an old entry was believed");
+}
+
+#[test]
+fn a_socket_between_programs_is_no_client() {
+    let cluster = Cluster::new();
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    let mut command = cluster.node("10.0.0.102").command();
+    let output = command
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), FOLLOWER);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_listening_socket_is_named_and_its_client_answered() {
+    let cluster = Cluster::new();
+    let log = Log::open(&cluster);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    std::io::Write::write_all(&mut client, GET).unwrap();
+    let socket = OwnedFd::from(listener);
+    let mut command: Command = logging(&cluster.leader(), &[]);
+    command
+        .stdin(socket.try_clone().unwrap())
+        .stdout(socket.try_clone().unwrap())
+        .stderr(socket);
+    let mut responder = command.spawn().unwrap();
+    assert_eq!(receive(&mut client), LEADER);
+    drop(client);
+    exits(&mut responder);
+    let lines = log.lines();
+    assert!(
+        lines[0].starts_with("<27>standard input is a listening socket"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[0].contains("wait = no") && lines[0].contains("Accept=yes"),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn many_addresses_and_many_rows_take_no_time() {
+    let addresses: Vec<String> = (0..1000)
+        .map(|at| format!("10.{}.{}.7", 100 + at / 250, at % 250))
+        .collect();
+    let defaults = format!("RPC_BIND_ADDRESSES={}", addresses.join(","));
+    let mut text = String::from("S VERSION OWNER GROUP NAME            IP              PORT COMMENT\n");
+    for at in 0..10_000 {
+        let address = format!("10.{}.{}.8", at / 250, at % 250);
+        text += &format!("f 1.9     a     b     {address:<15} {address:<15} 9501 -\n");
+    }
+    text += "Total: 10000 controller(s)\n";
+    let entries = bind_addresses(defaults.as_bytes()).unwrap();
+    let rows = list::parse(text.as_bytes()).unwrap();
+    let start = Instant::now();
+    assert!(evaluate(&entries, &[], &rows).is_err());
+    println!("10,000 rows and 1,000 addresses: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+#[test]
+fn an_s9s_that_closes_its_descriptors_dies_with_a_check_that_is_killed() {
+    let cluster = Cluster::new();
+    let close = (3..10).map(|fd| format!("exec {fd}<&-; ")).collect::<String>();
+    let runs = cluster.folder.join("runs");
+    let s9s = script(&cluster, &format!("{close}echo $$ >>{}; exec sleep 60", runs.display()));
+    let node = Node {
+        s9s,
+        ..cluster.leader()
+    };
+    let mut client = node.connect(&["--timeout", "60"]);
+    client.send(GET);
+    wait_until("s9s runs", || cluster.runs() == 1);
+    client.responder.kill().unwrap();
+    client.responder.wait().unwrap();
+    wait_until("nothing is left", || cluster.processes().is_empty());
+}
+
+#[test]
+fn a_settings_file_holds_for_every_check_and_its_faults_are_named() {
+    let cluster = Cluster::new();
+    let log = Log::open(&cluster);
+    let node = cluster.leader();
+    let with = |text: &str, arguments: &[&str]| {
+        let settings = cluster.folder.write("settings", text);
+        let command = logging(&node, arguments);
+        // The folder, for the file is most likely not there to be replaced.
+        let script = format!(
+            "mount -t tmpfs tmpfs /etc/default; cp {} /etc/default/cmonhachk; exec \"$@\"",
+            settings.display()
+        );
+        let mut client = connect(&mut in_namespaces(&["--mount"], &script, &command));
+        client.send(GET);
+        client.answer()
+    };
+    assert_eq!(with("# none\n\n", &[]), LEADER);
+    log.lines();
+    assert_eq!(
+        with("CMONHACHK_MAX_AGE=60\nCMONHACHK_TIMEOUT=never\n", &[]),
+        unknown("bad-arguments")
+    );
+    let lines = log.lines();
+    let expected = "<27>bad-arguments: /etc/default/cmonhachk, line 2: invalid value 'never'";
+    assert!(lines[0].starts_with(expected), "{lines:?}");
+    cluster.behaves("hang");
+    let start = Instant::now();
+    assert_eq!(
+        with("CMONHACHK_TIMEOUT='0.3'", &["--max-age", "0"]),
+        unknown("s9s-timeout")
+    );
+    assert!(start.elapsed() < Duration::from_millis(1200), "{:?}", start.elapsed());
+    assert_eq!(
+        with("CMONHACHK_TIMEOUT=60", &["--max-age", "0", "--timeout", "0.3"]),
+        unknown("s9s-timeout")
+    );
+}
