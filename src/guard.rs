@@ -70,7 +70,7 @@ pub struct Guard {
     thread: Thread,
 }
 
-/// Arms the guard. Unless the check calls [`Guard::answer`] before `deadline` and [`GRACE`] have
+/// Arms the guard. Unless the check calls [`Guard::answer`] before `deadline` and 200 ms have
 /// passed, the guard logs what the check is doing, calls `answer` with the reason, and ends the
 /// process with the status that it returns. With `to_the_end`, the guard also ends a process that
 /// does not end after its answer.

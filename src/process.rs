@@ -1,7 +1,7 @@
 //! One bounded run of a program, after which nothing of it is left.
 //!
 //! The program runs in a process group of its own. The group is killed when the program exits and
-//! when its time is up. Where this process itself is killed, the kernel does it (see [`tie`]).
+//! when its time is up. Where this process itself is killed, the kernel does it (see `tie`).
 //! Processes that have left the group are killed as well, but not in the last case.
 
 use std::fs::{self, File};

@@ -42,6 +42,7 @@ pub fn serve(connection: Connection, started: Duration) {
         Err(error) => {
             // Where there is no room for a thread, there is none for s9s.
             log::fault(&format!("{}: {error}", Reason::S9sNotStarted.code()));
+            client.read_request(started, timeout);
             client.answer(Verdict::Unknown(Reason::S9sNotStarted));
         }
     }
@@ -70,8 +71,7 @@ impl Client {
         let deadline = Deadline(started + timeout);
         guard.set_deadline(deadline);
         guard.enter(Stage::Request);
-        let head = self.connection.read_head(Deadline(started + READING.min(timeout / 2)));
-        self.wants_head.store(request::is_head(&head), Ordering::SeqCst);
+        self.read_request(started, timeout);
         let options = match options {
             Ok(options) => options,
             Err(reason) => return (Verdict::Unknown(reason), None),
@@ -82,6 +82,11 @@ impl Client {
             Verdict::Leader if deadline.passed() => (Verdict::Unknown(Reason::S9sTimeout), Some(checked)),
             verdict => (verdict, Some(checked)),
         }
+    }
+
+    fn read_request(&self, started: Duration, timeout: Duration) {
+        let head = self.connection.read_head(Deadline(started + READING.min(timeout / 2)));
+        self.wants_head.store(request::is_head(&head), Ordering::SeqCst);
     }
 
     fn answer(&self, verdict: Verdict) {
