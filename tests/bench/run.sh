@@ -15,7 +15,8 @@ deploy/build.sh
 out=target/bench
 "${as_root[@]}" rm -rf "$out"
 mkdir -p "$out/path"
-for program in floor s9s spawn; do
+gcc -O2 -Wall -Wextra -Werror -static -nostdlib -o "$out/floor" tests/bench/floor.c
+for program in floor-glibc s9s spawn; do
     gcc -O2 -Wall -Wextra -Werror -static -o "$out/$program" "tests/bench/$program.c"
 done
 
