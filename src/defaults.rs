@@ -4,7 +4,7 @@
 //! read, never evaluated.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::anyhow;
 use regex::bytes::Regex;
@@ -37,9 +37,25 @@ impl Entry {
             Some(address) if address.is_unspecified() => Entry::Wildcard,
             Some(address) if address.is_loopback() => Entry::Loopback(address),
             Some(address) => Entry::Address(address),
+            None if is_loopback_name(word) => Entry::Loopback(Ipv4Addr::LOCALHOST.into()),
             None => Entry::Name(word.to_vec()),
         }
     }
+}
+
+/// The names that Debian and Red Hat give to loopback in /etc/hosts.
+fn is_loopback_name(word: &[u8]) -> bool {
+    let names: [&[u8]; 8] = [
+        b"localhost",
+        b"localhost.localdomain",
+        b"localhost4",
+        b"localhost4.localdomain4",
+        b"localhost6",
+        b"localhost6.localdomain6",
+        b"ip6-localhost",
+        b"ip6-loopback",
+    ];
+    names.iter().any(|name| name.eq_ignore_ascii_case(word))
 }
 
 impl fmt::Display for Entry {
@@ -205,6 +221,7 @@ mod tests {
             "RPC_BIND_ADDRESSES=127.0.0.1",
             "RPC_BIND_ADDRESSES=\"127.0.0.1,::1\"",
             "RPC_BIND_ADDRESSES=127.255.0.3",
+            "RPC_BIND_ADDRESSES=localhost,LocalHost.localdomain,ip6-localhost",
         ] {
             assert_eq!(read(text.as_bytes()), "only-loopback", "{text:?}");
         }

@@ -128,7 +128,7 @@ mod tests {
             ('f', "10.0.0.3", "10.0.0.3"),
         ];
         for node in ["10.0.0.1", "10.0.0.2", "10.0.0.3"] {
-            assert_eq!(told(node, &rows), "unknown several-leaders");
+            assert_eq!(told(node, &rows), "unknown split");
         }
     }
 
@@ -206,7 +206,7 @@ mod tests {
         );
         assert_eq!(
             told("10.0.0.1", &[('l', "a", "10.0.0.1"), ('l', "b", "10.0.0.1")]),
-            "unknown several-leaders"
+            "unknown split"
         );
     }
 

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::anyhow;
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::unistd::{AccessFlags, Uid, access};
 
 use crate::deadline::Deadline;
@@ -102,7 +103,9 @@ pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
     let stderr = String::from_utf8_lossy(&run.stderr);
     let reason = match run.ended {
         Ended::Exited(0) => return Ok(&run.stdout),
-        Ended::Exited(status) => of_exit(status),
+        Ended::Exited(status) => of_exit(status, &stderr),
+        // It was writing to a controller that had closed the connection.
+        Ended::Killed(Signal::SIGPIPE) => Reason::S9sNoTls,
         Ended::Killed(_) => Reason::S9sKilled,
         Ended::TimedOut => Reason::S9sTimeout,
         Ended::TooMuchOutput => Reason::S9sTooMuchOutput,
@@ -114,15 +117,29 @@ pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
     Err(reason.because(anyhow!("{} {}{said}", program.display(), ending(run))))
 }
 
-/// The meaning of an exit status, measured on the genuine client.
-fn of_exit(status: i32) -> Reason {
-    match status {
-        2 => Reason::S9sRedirectFailed,
-        3 => Reason::S9sRefused,
-        5 => Reason::S9sNoConnection,
-        6 => Reason::S9sNoUser,
-        _ => Reason::S9sFailed,
-    }
+/// What an exit means that came with one of these texts on standard error, or, last of each status,
+/// with any other. Source: recordings of the genuine client (s9s-tools 1.9).
+const EXITS: [(i32, &str, Reason); 12] = [
+    (2, "", Reason::S9sRedirectFailed),
+    (3, "Redirect notification", Reason::S9sRedirectFailed),
+    (3, "try again", Reason::S9sTryAgain),
+    (3, "being initialized", Reason::S9sTryAgain),
+    (3, "suspended", Reason::S9sSuspended),
+    (3, "", Reason::S9sRefused),
+    (5, "Host '", Reason::S9sNoSuchHost),
+    (5, "SSL", Reason::S9sNoTls),
+    (5, "", Reason::S9sNoConnection),
+    (6, "Error parsing", Reason::S9sConfUnreadable),
+    (6, "No password", Reason::S9sNoCredentials),
+    (6, "", Reason::S9sNoUser),
+];
+
+fn of_exit(status: i32, stderr: &str) -> Reason {
+    let means = |(exit, text, _): &&(i32, &str, Reason)| *exit == status && stderr.contains(text);
+    EXITS
+        .iter()
+        .find(means)
+        .map_or(Reason::S9sFailed, |(.., reason)| *reason)
 }
 
 /// How a run ended, in words that follow the program's name.
@@ -133,5 +150,41 @@ pub fn ending(run: &Run) -> String {
         Ended::Killed(signal) => format!("was ended by {signal} after {seconds:.3} s"),
         Ended::TimedOut => format!("was still running after {seconds:.3} s and was killed"),
         Ended::TooMuchOutput => format!("printed more than {MAX_OUTPUT} bytes and was killed after {seconds:.3} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_recorded_end_has_its_reason() {
+        for (status, stderr, code) in [
+            (3, "Access denied.", "s9s-refused"),
+            (3, "Invalid username or password.", "s9s-refused"),
+            (3, "The user is suspended.", "s9s-user-suspended"),
+            (3, "Please try again later.", "s9s-try-again"),
+            (3, "The controller is being initialized.", "s9s-try-again"),
+            (3, "Redirect notification.", "s9s-redirect-failed"),
+            (2, "Redirect notification.", "s9s-redirect-failed"),
+            (2, "Whatever the listing was answered.", "s9s-redirect-failed"),
+            (
+                5,
+                "Connect to 127.0.0.1:9501 failed(111): Connection refused.",
+                "s9s-no-connection",
+            ),
+            (5, "Host 'no-such-host.invalid' not found.", "s9s-no-such-host"),
+            (5, "SSL handshake failed.", "s9s-no-tls"),
+            (
+                6,
+                "Error parsing user configuration file: syntax error in line 1\nNo user name set.",
+                "s9s-conf-unreadable",
+            ),
+            (6, "No password and no RSA key for user system.", "s9s-no-credentials"),
+            (6, "No user name set.", "s9s-no-user"),
+            (1, "Anything.", "s9s-failed"),
+        ] {
+            assert_eq!(of_exit(status, stderr).code(), code, "{stderr}");
+        }
     }
 }

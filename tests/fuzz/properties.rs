@@ -194,6 +194,20 @@ fn bind_entry(word: &[u8]) -> Entry {
         _ => None,
     };
     match v4.or(address) {
+        None if [
+            "localhost",
+            "localhost.localdomain",
+            "localhost4",
+            "localhost4.localdomain4",
+            "localhost6",
+            "localhost6.localdomain6",
+            "ip6-localhost",
+            "ip6-loopback",
+        ]
+        .contains(&String::from_utf8_lossy(word).to_ascii_lowercase().as_str()) =>
+        {
+            Entry::Loopback(Ipv4Addr::LOCALHOST.into())
+        }
         None => Entry::Name(word.to_vec()),
         Some(address) if address == Ipv4Addr::UNSPECIFIED || address == Ipv6Addr::UNSPECIFIED => Entry::Wildcard,
         Some(address) if address.is_loopback() => Entry::Loopback(address),

@@ -157,7 +157,7 @@ fn what_the_user_has_no_right_to_is_the_reason_and_explained() {
     fails("/etc/default/cmon", 0o600, "defaults-unreadable");
     fails("/usr/bin/s9s", 0o744, "s9s-not-executable");
     root.run(&["rm", KEY, "/root/.s9s/admin.key"]).succeeds();
-    root.comes_to_answer("unknown s9s-no-user");
+    root.comes_to_answer("unknown s9s-no-credentials");
     let output = root.install(NODES).succeeds();
     assert!(
         output.contains("No password and no RSA key for user admin."),

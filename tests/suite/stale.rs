@@ -54,7 +54,7 @@ fn minds() -> Vec<(String, String)> {
         (list(&["f10.0.0.101", "l10.0.0.102"]), FOLLOWER.to_string()),
         (list(&["-10.0.0.101", "l10.0.0.102"]), unknown("offline")),
         (list(&["?10.0.0.101", "?10.0.0.102"]), unknown("no-role")),
-        (list(&["l10.0.0.101", "l10.0.0.102"]), unknown("several-leaders")),
+        (list(&["l10.0.0.101", "l10.0.0.102"]), unknown("split")),
         (list(&["l10.0.0.102", "f10.0.0.103"]), unknown("not-listed")),
         ("Total: 0 controller(s)\n".to_string(), unknown("no-controllers")),
         ("Too many controllers.\n".to_string(), unknown("list-unreadable")),
