@@ -33,6 +33,11 @@ const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 pub fn run(program: &Path, deadline: Deadline) -> Result<Run, Fault> {
     let mut command = Command::new(program);
     command.args(ARGUMENTS).envs(environment(deadline));
+    // With these, s9s prints more than the list, the password among it.
+    let is_loud = |name: &OsString| name == "S9S_VERBOSE" || name.as_bytes().starts_with(b"S9S_DEBUG");
+    for (name, _) in env::vars_os().filter(|(name, _)| is_loud(name)) {
+        command.env_remove(name);
+    }
     process::run(&mut command, MAX_OUTPUT, deadline).map_err(|error| not_started(program, error))
 }
 

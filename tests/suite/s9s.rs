@@ -60,6 +60,23 @@ fn s9s_is_told_how_long_it_may_wait_for_the_controller() {
 }
 
 #[test]
+fn s9s_is_not_told_to_print_the_password() {
+    let cluster = Cluster::new();
+    cluster.behaves("environment");
+    let loud = ["S9S_VERBOSE", "S9S_DEBUG_NETWORK", "S9S_DEBUG"];
+    let mut command = cluster.leader().command();
+    command
+        .envs(loud.map(|name| (name, "1")))
+        .env("S9S_USER_CONFIG", "/kept");
+    assert_eq!(command.output().unwrap().status.code(), Some(0));
+    let environment = environment(&cluster);
+    for name in loud {
+        assert!(!environment.contains(&format!("{name}=1")), "{environment:?}");
+    }
+    assert!(environment.contains(&"S9S_USER_CONFIG=/kept".to_string()));
+}
+
+#[test]
 fn s9s_never_holds_the_clients_socket_or_the_lock() {
     let cluster = Cluster::new();
     cluster.behaves("environment");
