@@ -262,7 +262,11 @@ fill() { # TEMPLATE HOW-MANY TARGET
 
         # The user that the checks run as.
         $1 == "user" && $3 == "cmonhachk" { sub(/cmonhachk/, user); found++ }
-        $1 == "server_args" { sub(/[/]run[/]cmonhachk/, lock_folder) }
+        $1 == "server" && lock_folder != "/run/cmonhachk" {
+            print
+            line("server_args     = --lock-file " lock_folder "/lock")
+            next
+        }
         $1 == "d" { sub(/cmonhachk cmonhachk/, user " " group); found++ }
         /^User=/ { line("User=" user); found++; next }
         /^ReadWritePaths=/ { line("ReadWritePaths=-" home "/.s9s"); found++; next }

@@ -185,18 +185,18 @@ impl Xinetd {
         let path = |name: &str| folder.join(name).display().to_string();
         let own = format!(
             "bind = {}\nonly_from = 127.0.0.0/8\nlog_type = FILE {}\nlog_on_success = PID HOST EXIT\n\
-             env = S9S_SIM={} CMONHACHK_S9S={} CMONHACHK_CMON_DEFAULTS={}\n}}\n",
+             env = S9S_SIM={} CMONHACHK_S9S={} CMONHACHK_CMON_DEFAULTS={} CMONHACHK_LOCK_FILE={}\n\
+             env += CMONHACHK_MAX_AGE=0.3\n}}\n",
             machine.address.ip(),
             path("service.log"),
             folder.path().display(),
             machine.node.s9s.display(),
             machine.node.defaults.display(),
+            machine.node.lock.display(),
         );
         let mut service = fs::read_to_string(project().join("deploy/xinetd/cmonhachk")).unwrap();
         for (deployed, here) in [
             ("/usr/local/sbin/cmonhachk\n", path("cmonhachk") + "\n"),
-            ("--timeout 1.5 ", "--timeout 1.5 --max-age 0.3 ".to_string()),
-            ("/run/cmonhachk/lock\n", format!("{}\n", machine.node.lock.display())),
             ("= cmonhachk\n", format!("= {user}\n")),
             ("= 1500\n", format!("= {instances}\n")),
             (

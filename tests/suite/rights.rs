@@ -419,7 +419,7 @@ fn where_nothing_would_make_its_folder_at_boot_the_lock_file_is_on_the_disk() {
     let lock = "/var/lib/cmonhachk/run/lock";
     assert!(
         root.read(SERVICE)
-            .contains(&format!("--timeout 1.5 --lock-file {lock}\n"))
+            .contains(&format!("server_args     = --lock-file {lock}\n"))
     );
     assert_eq!(root.rights("/var/lib/cmonhachk/run"), "700 cmonhachk cmonhachk");
     assert_eq!(root.rights(lock), "600 cmonhachk cmonhachk");

@@ -39,8 +39,8 @@ impl<'a> Xinetd<'a> {
         assert!(service.contains("= cmonhachk\n"));
         service = service.replace("= cmonhachk\n", &format!("= {tester}\n"));
         if !arguments.is_empty() {
-            assert!(service.contains("= --timeout 1.5 "));
-            service = service.replace("= --timeout 1.5 ", &format!("= {arguments} "));
+            let (body, _) = service.rsplit_once('}').unwrap();
+            service = format!("{body}server_args = {arguments}\n}}\n");
         }
         Xinetd::serve(ip, node, &service)
     }
@@ -48,14 +48,13 @@ impl<'a> Xinetd<'a> {
     /// Starts it with a service, on a machine whose /etc/services has the deployed line.
     fn serve(ip: Ipv4Addr, node: Node<'a>, service: &str) -> Xinetd<'a> {
         let folder = &node.cluster.folder;
-        let service = service
-            .replace("/usr/local/sbin/cmonhachk", binary())
-            .replace("/run/cmonhachk/lock", node.lock.to_str().unwrap());
+        let service = service.replace("/usr/local/sbin/cmonhachk", binary());
         let environment = format!(
-            "env = S9S_SIM={} CMONHACHK_S9S={} CMONHACHK_CMON_DEFAULTS={}",
+            "env = S9S_SIM={} CMONHACHK_S9S={} CMONHACHK_CMON_DEFAULTS={} CMONHACHK_LOCK_FILE={}",
             folder.path().display(),
             simulated_s9s().display(),
             node.defaults.display(),
+            node.lock.display(),
         );
         let (body, _) = service.rsplit_once('}').unwrap();
         let conf = folder.write(
