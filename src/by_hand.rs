@@ -11,7 +11,7 @@ use crate::explain::explain;
 use crate::guard::{self, Stage};
 use crate::key::Asker;
 use crate::options::{Options, in_short};
-use crate::verdict::Verdict;
+use crate::verdict::{Verdict, verdict};
 
 /// Makes the check and prints the answer, or with `--explain` the way to it. The status is 0 for
 /// the leader, 1 for a follower, 2 for an unknown state.
@@ -40,7 +40,7 @@ pub fn by_hand(started: Duration) -> ExitCode {
         let text = explain(&options, &report);
         guard.answer();
         print(text.as_bytes());
-        return status(crate::verdict::verdict(&report.outcome)).into();
+        return status(verdict(&report.outcome)).into();
     }
     let checked = check(&options, Asker::Person, deadline, &guard);
     let verdict = checked.verdict();

@@ -20,6 +20,7 @@ use nix::unistd::{Pid, Uid};
 use crate::cluster::{
     Client, Cluster, FOLLOWER, GET, LEADER, Node, connect, exits, in_namespaces, receive, starting, unknown, wait_until,
 };
+use crate::s9s::dies_with_a_check_that_is_killed;
 use crate::syslog::{Log, logging};
 
 /// An s9s that is this shell script.
@@ -301,12 +302,7 @@ fn an_s9s_that_closes_its_descriptors_dies_with_a_check_that_is_killed() {
         s9s,
         ..cluster.leader()
     };
-    let mut client = node.connect(&["--timeout", "60"]);
-    client.send(GET);
-    wait_until("s9s runs", || cluster.runs() == 1);
-    client.responder.kill().unwrap();
-    client.responder.wait().unwrap();
-    wait_until("nothing is left", || cluster.processes().is_empty());
+    dies_with_a_check_that_is_killed(&node);
 }
 
 #[test]

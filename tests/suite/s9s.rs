@@ -11,7 +11,7 @@ use cmonhachk::s9s::MAX_OUTPUT;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
 use nix::unistd::{Pid, Uid, User};
 
-use crate::cluster::{Cluster, GET, LEADER, connect, in_namespaces, starting, unknown, wait_until};
+use crate::cluster::{Cluster, GET, LEADER, Node, connect, in_namespaces, starting, unknown, wait_until};
 
 /// What s9s found in its environment, one variable a line.
 fn environment(cluster: &Cluster) -> Vec<String> {
@@ -353,13 +353,19 @@ fn s9s_and_its_children_die_with_a_check_that_is_killed() {
     for behaviour in ["hang", "stubborn", "flood"] {
         let cluster = Cluster::new();
         cluster.behaves(behaviour);
-        let mut client = cluster.leader().connect(&["--timeout", "60"]);
-        client.send(GET);
-        wait_until("s9s runs", || cluster.runs() == 1);
-        client.responder.kill().unwrap();
-        client.responder.wait().unwrap();
-        wait_until("nothing is left", || cluster.processes().is_empty());
+        dies_with_a_check_that_is_killed(&cluster.leader());
     }
+}
+
+/// Kills a check of the node in the middle of its first run of s9s, of which nothing is left then.
+pub fn dies_with_a_check_that_is_killed(node: &Node<'_>) {
+    let cluster = node.cluster;
+    let mut client = node.connect(&["--timeout", "60"]);
+    client.send(GET);
+    wait_until("s9s runs", || cluster.runs() == 1);
+    client.responder.kill().unwrap();
+    client.responder.wait().unwrap();
+    wait_until("nothing is left", || cluster.processes().is_empty());
 }
 
 #[test]
