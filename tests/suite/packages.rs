@@ -30,14 +30,23 @@ const OWN_SERVICE: &str = "service cmonhachk
 }
 ";
 
-/// The commands of the block in deploy/README.md that begins so.
+/// The commands that the documents give, from the one that begins so to the end of the block.
 pub fn commands(start: &str) -> String {
-    let text = fs::read_to_string(project().join("deploy/README.md")).unwrap();
-    let start = format!("    {start}");
-    let lines = text.lines().skip_while(|line| !line.starts_with(&start));
-    let block: Vec<&str> = lines.map_while(|line| line.strip_prefix("    ")).collect();
-    assert!(!block.is_empty(), "{start}");
-    block.join("\n")
+    for (document, mark) in [
+        ("deploy/man/cmonhachk.8", ".Dl "),
+        ("deploy/README.md", "    "),
+        ("README.md", "    "),
+    ] {
+        let text = fs::read_to_string(project().join(document)).unwrap();
+        let text = text.replace("\\-", "-");
+        let first = format!("{mark}{start}");
+        let lines = text.lines().skip_while(|line| !line.starts_with(&first));
+        let block: Vec<&str> = lines.map_while(|line| line.strip_prefix(mark)).collect();
+        if !block.is_empty() {
+            return block.join("\n");
+        }
+    }
+    panic!("no document says {start}");
 }
 
 #[test]
@@ -260,16 +269,36 @@ fn where_no_systemd_runs_the_packages_install_and_start_nothing() {
 }
 
 #[test]
-fn credentials_are_given_as_the_manual_says() {
+fn the_first_check_says_what_to_type_for_credentials() {
     let node = Node::boot("trixie");
     node.run("echo login >/opt/cluster/behaviour");
     node.install(DEB);
     assert_eq!(node.systemd.curl(), unknown("s9s-no-user"));
-    node.run("mkdir /root/.s9s; echo cmon_user=admin >/root/.s9s/s9s.conf; touch /root/.s9s/admin.key");
-    node.run("touch /root/.s9s/cmonhachk.key");
-    for (give, user) in [("install -m 0600 -o cmonhachk", "cmonhachk"), ("cp -r /root", "admin")] {
+    let output = node.systemd.output(&commands("runuser -u cmonhachk"));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let advice = text.split("copies root's: ").nth(1).expect("what to type");
+    let advice = advice.split(". ").next().unwrap();
+    // The manual page and the README say the same.
+    let copy = commands("install -o cmonhachk -m 600 -t /var/lib/cmonhachk/.s9s /root/.s9s/s9s.conf");
+    assert_eq!(advice, copy);
+    assert!(
+        fs::read_to_string(project().join("README.md"))
+            .unwrap()
+            .contains(&format!("\n    {copy}\n"))
+    );
+
+    node.run("mkdir /root/.s9s; echo cmon_user=admin >/root/.s9s/s9s.conf");
+    node.run("touch /root/.s9s/admin.key /root/.s9s/cmonhachk.key; echo 'cmon_user=root' >/etc/s9s.conf");
+    node.run("chmod 600 /etc/s9s.conf");
+    for (give, user) in [
+        (
+            commands("install -o cmonhachk -m 600 -t /var/lib/cmonhachk/.s9s /root/.s9s/cmonhachk.key"),
+            "cmonhachk",
+        ),
+        (copy, "admin"),
+    ] {
         node.run("rm -rf /var/lib/cmonhachk/.s9s/*");
-        node.run(&commands(give));
+        node.run(&give);
         let who = format!("cmonhachk /var/lib/cmonhachk {user}\n");
         wait_until("the credentials are used", || {
             node.systemd.curl() == LEADER && node.run("cat /opt/cluster/who") == who
@@ -280,6 +309,8 @@ fn credentials_are_given_as_the_manual_says() {
             "{rights}"
         );
     }
+    node.run(&commands("install -o cmonhachk -m 600 /etc/s9s.conf"));
+    assert_eq!(node.run("cat /var/lib/cmonhachk/.s9s/s9s.conf"), "cmon_user=root\n");
 }
 
 #[test]
