@@ -118,6 +118,11 @@ impl Node {
         format!("{listener}: {}", state.trim_end().replace('\n', " "))
     }
 
+    /// The inode of the socket that listens on the port: while that is the same, no connection is refused.
+    pub fn socket(&self) -> String {
+        self.run("ss --listening --tcp --extended 'sport = 9201' | grep --only-matching 'ino:[0-9]*'")
+    }
+
     pub fn files(&self) -> BTreeSet<String> {
         self.run(FILES).lines().map(str::to_string).collect()
     }

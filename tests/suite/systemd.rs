@@ -59,7 +59,7 @@ const PREPARE: &str = r#"
     cp "$3" usr/sbin/cmonhachk
     cp "$2/tests/sim/s9s" usr/local/bin/s9s
     cp "$1/controllers" opt/cluster
-    chroot . systemd-sysusers cmonhachk.conf
+    chroot . systemd-sysusers cmonhachk.conf 2>/dev/null
     chroot . systemd-tmpfiles --create cmonhachk.conf
     chmod 777 opt/cluster
     echo 'RPC_BIND_ADDRESSES="127.0.0.1,10.0.0.101"' >etc/default/cmon
