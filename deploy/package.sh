@@ -33,7 +33,7 @@ export VERSION SOURCE_DATE_EPOCH
 mkdir -p target/package target/dist
 rm -f target/dist/*.deb target/dist/*.rpm
 compress() { gzip -9 --no-name <"$1" >"target/package/$2.gz"; }
-compress deploy/man/cmonhachk.8 cmonhachk.8
+for page in deploy/man/*.8; do compress "$page" "${page##*/}"; done
 compress deploy/package/changelog changelog
 compress README.md README.md
 compress deploy/README.md operations.md
