@@ -29,9 +29,13 @@ fn help() -> Vec<String> {
 fn the_manual_page_has_no_fault_of_form() {
     let page = project().join("deploy/man/cmonhachk.8");
     let output = Command::new("mandoc").args(["-T", "lint"]).arg(page).output().unwrap();
-    // Whether the other pages are installed here is said on standard error.
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
-    assert_eq!(output.status.code(), Some(0));
+    // Whether the pages that it refers to are installed here is no fault of it.
+    let said = String::from_utf8(output.stdout).unwrap();
+    let faults: Vec<&str> = said
+        .lines()
+        .filter(|line| !line.contains("referenced manual not found"))
+        .collect();
+    assert_eq!(faults, [""; 0]);
 }
 
 #[test]
