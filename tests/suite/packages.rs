@@ -40,7 +40,7 @@ pub fn commands(start: &str) -> String {
         ("README.md", "    "),
     ] {
         let text = fs::read_to_string(project().join(document)).unwrap();
-        let text = text.replace("\\-", "-");
+        let text = text.replace("\\-", "-").replace("\\e", "\\");
         let first = format!("{mark}{start}");
         let lines = text.lines().skip_while(|line| !line.starts_with(&first));
         let block: Vec<&str> = lines.map_while(|line| line.strip_prefix(mark)).collect();
