@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 provide curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount \
     ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap mkfs.ext4:e2fsprogs \
-    fsfreeze:util-linux mandoc:mandoc lintian:lintian rpmlint:rpmlint
+    fsfreeze:util-linux mandoc:mandoc lintian:lintian rpmlint:rpmlint pip3:python3-pip
 # openbsd-inetd and xinetd exclude each other, so the one is unpacked beside the other; these are
 # the libraries that it needs.
 inetd=target/tools/openbsd-inetd
