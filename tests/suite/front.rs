@@ -1,0 +1,272 @@
+//! deploy/front/cmonhachk-front on three nodes that were booted for it, each with the responder, a UI,
+//! the real HAProxy and keepalived, and a client beside them; a switch joins them.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::cluster::{AtEnd, Cluster, wait_until};
+use crate::failover::Ui;
+use crate::systemd::Systemd;
+
+const VIRTUAL: &str = "10.0.0.130";
+const SITE: &str = "10.0.0.130 10.0.0.101 10.0.0.102 10.0.0.103";
+const NAMES: [&str; 3] = ["node1", "node2", "node3"];
+const OURS: [&str; 2] = ["/etc/haproxy/cmonhachk.cfg", "/etc/keepalived/cmonhachk.conf"];
+
+/// How long a failover may take.
+const LIMIT: Duration = Duration::from_secs(5);
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+}
+
+/// Does something in the network namespace that a file stands for.
+fn inside<T: Send>(namespace: &str, act: impl FnOnce() -> T + Send) -> T {
+    let file = fs::File::open(namespace).unwrap();
+    thread::scope(|scope| {
+        let there = scope.spawn(|| {
+            setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+            act()
+        });
+        there.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// The switch and the client 10.0.0.200, in one network namespace.
+struct Network(String);
+
+impl Network {
+    fn new() -> Network {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let network = Network(format!("chk-{}-{count}", std::process::id()));
+        ip(&format!("netns add {}", network.0));
+        for line in [
+            "link set lo up",
+            "link add switch type bridge",
+            "addr add 10.0.0.200/24 dev switch",
+            "addr add fd00::200/64 dev switch nodad",
+            "link set switch up",
+        ] {
+            network.ip(line);
+        }
+        network
+    }
+
+    fn ip(&self, arguments: &str) {
+        ip(&format!("-n {} {arguments}", self.0));
+    }
+
+    fn file(&self) -> String {
+        format!("/run/netns/{}", self.0)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+struct Node {
+    name: &'static str,
+    systemd: Systemd,
+    _ui: Ui,
+    _cluster: Cluster,
+}
+
+impl Node {
+    /// Boots it, with what the package has put there.
+    fn boot(network: &Network, name: &'static str) -> Node {
+        let number = 100 + name[4..].parse::<u8>().unwrap();
+        let cluster = Cluster::new();
+        cluster.leads("10.0.0.102");
+        let systemd = Systemd::boot(&cluster);
+        let pid = systemd.first_process().unwrap();
+        network.ip(&format!("link add {name} type veth peer name eth1 netns {pid}"));
+        network.ip(&format!("link set {name} master switch up"));
+        systemd.run(&format!(
+            "ip addr add 10.0.0.{number}/24 dev eth1; ip addr add fd00::{number}/64 dev eth1 nodad; ip link set eth1 up
+             sed -i s/10.0.0.101/10.0.0.{number}/ /etc/default/cmon
+             cd /opt/deploy
+             install front/cmonhachk-front /usr/sbin
+             install -D -m 644 -t /usr/share/cmonhachk haproxy/haproxy.cfg keepalived/keepalived.conf
+             install -m 644 front/cmonhachk-front.service /lib/systemd/system
+             sed -i /IPAddress/d /etc/systemd/system/cmonhachk.socket
+             systemctl daemon-reload; systemctl restart cmonhachk.socket"
+        ));
+        let ui = inside(&format!("/proc/{pid}/ns/net"), || Ui::start([0, 0, 0, 0].into(), name));
+        Node {
+            name,
+            systemd,
+            _ui: ui,
+            _cluster: cluster,
+        }
+    }
+
+    fn run(&self, command: &str) -> String {
+        self.systemd.run(command)
+    }
+
+    /// What cmonhachk-front says, and its exit status in a last line.
+    fn front(&self, arguments: &str) -> String {
+        self.run(&format!("cmonhachk-front {arguments} 2>&1; echo $?"))
+    }
+
+    fn succeeds(&self, arguments: &str) -> String {
+        let said = self.front(arguments);
+        assert!(said.ends_with("\n0\n"), "{} {arguments}: {said}", self.name);
+        said
+    }
+
+    fn has(&self, address: &str) -> bool {
+        !self.run(&format!("ip -o addr show to {address}")).is_empty()
+    }
+
+    /// All that a run could change.
+    fn state(&self) -> String {
+        self.run(
+            "cd /etc/haproxy && find . ../keepalived ../systemd -type f -o -type l | sort | xargs stat --format '%n %i %a %U %.9Y'
+             systemctl show --property MainPID,ActiveState,UnitFileState haproxy keepalived cmonhachk-front
+             pgrep --list-full haproxy; ip -o addr; ls /run/cmonhachk-front*",
+        )
+    }
+}
+
+struct Site {
+    nodes: Vec<Node>,
+    network: Network,
+}
+
+impl Site {
+    /// Boots the nodes, the second of which leads.
+    fn boot() -> Site {
+        let network = Network::new();
+        let nodes = thread::scope(|scope| {
+            let boots = NAMES.map(|name| scope.spawn(|| Node::boot(&network, name)));
+            boots.map(|boot| boot.join().unwrap()).into()
+        });
+        Site { nodes, network }
+    }
+
+    fn holders(&self, address: &str) -> Vec<&'static str> {
+        let holders = self.nodes.iter().filter(|node| node.has(address));
+        holders.map(|node| node.name).collect()
+    }
+
+    fn node(&self, name: &str) -> &Node {
+        self.nodes.iter().find(|node| node.name == name).unwrap()
+    }
+
+    /// A user's session, and the name of the node that it is on.
+    fn visit(&self, address: &str) -> Option<(TcpStream, String)> {
+        let address = SocketAddr::from((address.parse::<IpAddr>().unwrap(), 81));
+        inside(&self.network.file(), || {
+            let mut session = TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok()?;
+            session.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            let mut name = [0; 5];
+            session.read_exact(&mut name).ok()?;
+            Some((session, String::from_utf8(name.to_vec()).unwrap()))
+        })
+    }
+
+    fn user_gets(&self, address: &str) -> Option<String> {
+        self.visit(address).map(|(_, name)| name)
+    }
+
+    /// The address goes from one node to another, and users with it. Never do two have it.
+    fn moves_from(&self, old: &str) -> &'static str {
+        let start = Instant::now();
+        wait_until("the address is elsewhere and serves", || {
+            let holders = self.holders(VIRTUAL);
+            assert!(!(holders.contains(&old) && holders.len() > 1), "{holders:?}");
+            holders.len() == 1 && holders != [old] && self.user_gets(VIRTUAL).as_deref() == Some("node2")
+        });
+        eprintln!("the address moved in {:?}", start.elapsed());
+        assert!(start.elapsed() < LIMIT, "took {:?}", start.elapsed());
+        self.holders(VIRTUAL)[0]
+    }
+
+    /// The address is on this node for longer than any takeover would take.
+    fn stays_on(&self, name: &str) {
+        let start = Instant::now();
+        while start.elapsed() < LIMIT {
+            assert_eq!(self.holders(VIRTUAL), [name]);
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn is_open(session: &TcpStream) -> bool {
+    session.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    // Neither closed nor reset: there is nothing to read.
+    (&mut &*session).read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+#[test]
+fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
+    let site = Site::boot();
+    let start = Instant::now();
+    for (node, order) in site.nodes.iter().zip(["101 102 103", "103 101 102", "102 103 101"]) {
+        let nodes = order.replace(' ', " 10.0.0.");
+        let said = node.succeeds(&format!("{VIRTUAL} 10.0.0.{nodes}"));
+        assert!(said.contains("Users get to the leader at 10.0.0.130, port 81.\n"), "{said}");
+    }
+    assert_eq!(site.user_gets(VIRTUAL).as_deref(), Some("node2"));
+    eprintln!("three runs, and users were on the leader after {:?}", start.elapsed());
+    assert_eq!(site.holders(VIRTUAL), ["node1"]);
+    for node in &site.nodes {
+        let before = node.state();
+        assert!(node.succeeds("").ends_with("Nothing had to be changed.\n0\n"));
+        assert_eq!(node.state(), before);
+        assert_eq!(node.run("systemctl is-enabled cmonhachk-front keepalived"), "enabled\nenabled\n");
+    }
+    let metrics = site.nodes[0].run("curl --silent http://10.0.0.130:9600/metrics");
+    assert!(metrics.contains("haproxy_server_status{proxy=\"role\",server=\"node2\""), "{metrics}");
+
+    // A reload keeps a session, and the address.
+    let (session, _) = site.visit(VIRTUAL).unwrap();
+    site.nodes[0].run("systemctl reload cmonhachk-front keepalived");
+    site.stays_on("node1");
+    assert!(is_open(&session));
+
+    // HAProxy's worker or its master is killed, a cable is cut: it moves, and does not jump back.
+    site.nodes[0].run("kill -KILL $(pgrep --parent $(systemctl show --property MainPID --value cmonhachk-front))");
+    let second = site.moves_from("node1");
+    site.stays_on(second);
+    site.node(second).run("systemctl kill --kill-whom main --signal KILL cmonhachk-front");
+    let third = site.moves_from(second);
+    site.network.ip(&format!("link set {third} down"));
+    let fourth = (third, site.cut_off(third)).1;
+    site.network.ip(&format!("link set {third} up"));
+    wait_until("one node has the address", || site.holders(VIRTUAL) == [fourth]);
+
+    // Whom a start finds waiting is sent to the leader alone.
+    let over = AtomicBool::new(false);
+    let replies = thread::scope(|scope| {
+        let _end = AtEnd(&over);
+        let users = scope.spawn(|| {
+            let mut replies = HashMap::new();
+            while !over.load(Ordering::Relaxed) {
+                *replies.entry(site.user_gets("10.0.0.103")).or_insert(0) += 1;
+            }
+            replies
+        });
+        for _ in 0..3 {
+            site.nodes[2].run("systemctl restart cmonhachk-front; sleep 1.5");
+        }
+        over.store(true, Ordering::Relaxed);
+        users.join().unwrap()
+    });
+    assert!(replies[&Some("node2".to_string())] > 10, "{replies:?}");
+    assert!(!replies.keys().flatten().any(|name| name != "node2"), "{replies:?}");
+}
