@@ -1,22 +1,28 @@
 //! The answer: a verdict as the bytes that go to the client.
 
+use crate::reason::Reason;
+use crate::request::Request;
 use crate::verdict::Verdict;
 
-/// Renders the one HTTP answer for `verdict`; `head_only` leaves out the body, as a HEAD request
+/// Renders the one answer for `verdict` to `request`; `head_only` leaves out the body, as a HEAD request
 /// wants it, and nothing else.
 ///
 /// Status lines and bodies are fixed: HAProxy configurations in the field match on them.
-pub fn render(verdict: Verdict, head_only: bool) -> Vec<u8> {
-    let (status, body) = match verdict {
-        Verdict::Leader => ("200 OK", "<html><body>This node is a leader.</body></html>"),
+pub fn render(verdict: Verdict, request: Request, head_only: bool) -> Vec<u8> {
+    if request == Request::Agent {
+        return agent(verdict).into_bytes();
+    }
+    let (is_right, body) = match verdict {
+        Verdict::Leader => (true, "<html><body>This node is a leader.</body></html>"),
         Verdict::Follower => (
-            "503 Service Unavailable",
+            request == Request::Health,
             "<html><body>This node is a follower.</body></html>",
         ),
-        Verdict::Unknown(_) => (
-            "503 Service Unavailable",
-            "<html><body>This node is in an unknown state.</body></html>",
-        ),
+        Verdict::Unknown(_) => (false, "<html><body>This node is in an unknown state.</body></html>"),
+    };
+    let status = match is_right {
+        true => "200 OK",
+        false => "503 Service Unavailable",
     };
     let reason = match verdict {
         Verdict::Unknown(reason) => format!("Cmonhachk-Reason: {}\r\n", reason.code()),
@@ -38,15 +44,26 @@ pub fn render(verdict: Verdict, head_only: bool) -> Vec<u8> {
     .into_bytes()
 }
 
+/// The line for HAProxy's agent check (HAProxy's configuration manual, `agent-check`). A list that says
+/// so takes a server up or down at once; an unknown state changes nothing, and HAProxy's HTTP check has
+/// its two tries.
+fn agent(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Leader => "up\n".to_string(),
+        Verdict::Follower => "down#follower\n".to_string(),
+        Verdict::Unknown(Reason::Maintenance) => "stopped#maintenance\n".to_string(),
+        Verdict::Unknown(reason) => format!("#unknown {}\n", reason.code()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reason::Reason;
 
     #[test]
     fn the_leader_answers_200() {
         assert_eq!(
-            String::from_utf8(render(Verdict::Leader, false)).unwrap(),
+            String::from_utf8(render(Verdict::Leader, Request::Role, false)).unwrap(),
             "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 48\r\nConnection: close\r\n\
              Cache-Control: no-store\r\nCmonhachk-State: leader\r\n\r\n\
              <html><body>This node is a leader.</body></html>"
@@ -56,7 +73,7 @@ mod tests {
     #[test]
     fn a_follower_answers_503() {
         assert_eq!(
-            String::from_utf8(render(Verdict::Follower, false)).unwrap(),
+            String::from_utf8(render(Verdict::Follower, Request::Role, false)).unwrap(),
             "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/html\r\nContent-Length: 50\r\nConnection: close\r\n\
              Cache-Control: no-store\r\nCmonhachk-State: follower\r\n\r\n\
              <html><body>This node is a follower.</body></html>"
@@ -67,7 +84,7 @@ mod tests {
     fn an_unknown_node_answers_503_and_says_why() {
         for reason in Reason::ALL {
             assert_eq!(
-                String::from_utf8(render(Verdict::Unknown(reason), false)).unwrap(),
+                String::from_utf8(render(Verdict::Unknown(reason), Request::Role, false)).unwrap(),
                 format!(
                     "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/html\r\nContent-Length: 59\r\nConnection: close\r\n\
                      Cache-Control: no-store\r\nCmonhachk-State: unknown\r\nCmonhachk-Reason: {}\r\n\r\n\
@@ -81,10 +98,22 @@ mod tests {
     #[test]
     fn head_gets_the_same_head_and_no_body() {
         for verdict in [Verdict::Leader, Verdict::Follower, Verdict::Unknown(Reason::NoRole)] {
-            let whole = render(verdict, false);
-            let head = render(verdict, true);
+            let whole = render(verdict, Request::Role, false);
+            let head = render(verdict, Request::Role, true);
             assert!(whole.starts_with(&head));
             assert!(head.ends_with(b"\r\n\r\n"));
         }
+    }
+
+    #[test]
+    fn a_health_request_differs_from_one_for_the_role_on_a_follower_alone() {
+        let render = |verdict, request| String::from_utf8(render(verdict, request, false)).unwrap();
+        for verdict in [Verdict::Leader, Verdict::Unknown(Reason::NoRole)] {
+            assert_eq!(render(verdict, Request::Health), render(verdict, Request::Role));
+        }
+        assert_eq!(
+            render(Verdict::Follower, Request::Health),
+            render(Verdict::Follower, Request::Role).replace("503 Service Unavailable", "200 OK")
+        );
     }
 }

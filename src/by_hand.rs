@@ -11,6 +11,8 @@ use crate::explain::explain;
 use crate::guard::{self, Stage};
 use crate::key::Asker;
 use crate::options::{Options, in_short};
+use crate::request::Request;
+use crate::s9s;
 use crate::verdict::{Verdict, verdict};
 
 /// Makes the check and prints the answer, or with `--explain` the way to it. The status is 0 for
@@ -18,7 +20,7 @@ use crate::verdict::{Verdict, verdict};
 pub fn by_hand(started: Duration) -> ExitCode {
     let last_words = |reason| {
         let verdict = Verdict::Unknown(reason);
-        print(&render(verdict, false));
+        print(&render(verdict, Request::Role, false));
         status(verdict).into()
     };
     // clap speaks for itself, and so do --help and --version.
@@ -35,7 +37,7 @@ pub fn by_hand(started: Duration) -> ExitCode {
     guard.set_deadline(deadline);
     if options.explain {
         // It neither waits for the lock nor leaves its verdict to others: the service must not notice.
-        let report = find_out(&options, deadline, &guard);
+        let report = find_out(&options, s9s::find(&options.s9s), deadline, &guard);
         guard.enter(Stage::Cache(options.lock_file.clone()));
         let text = explain(&options, &report);
         guard.answer();
@@ -43,9 +45,9 @@ pub fn by_hand(started: Duration) -> ExitCode {
         return status(verdict(&report.outcome)).into();
     }
     let checked = check(&options, Asker::Person, deadline, &guard);
-    let verdict = checked.verdict();
+    let verdict = checked.verdict(deadline);
     guard.answer();
-    print(&render(verdict, false));
+    print(&render(verdict, Request::Role, false));
     checked.publish(false);
     status(verdict).into()
 }

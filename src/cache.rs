@@ -18,9 +18,10 @@ use nix::libc::{self, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::Uid;
 
 use crate::deadline::since_boot;
-use crate::entry::Entry;
+use crate::entry::{Entry, Hold};
 use crate::guard::{Guard, Stage};
 use crate::machine::boot_id;
+use crate::reason::Reason;
 use crate::verdict::Verdict;
 
 /// No option allows an older entry, so that an older one is of no use to anybody.
@@ -30,7 +31,6 @@ pub const MAX_AGE: Duration = Duration::from_secs(3600);
 const OURS: &[u8] = b"cmonhachk";
 
 /// What a check asks of the cache.
-#[derive(Debug)]
 pub struct Query<'a> {
     /// The lock file.
     pub lock_file: &'a Path,
@@ -42,6 +42,22 @@ pub struct Query<'a> {
     pub max_age: Duration,
     /// How old it may be for a check that waited for it: nobody's run takes longer.
     pub timeout: Duration,
+    /// For how long an entry with a hold may hold.
+    pub backoff: Duration,
+    /// Which credentials a hold must be for.
+    pub credentials: &'a dyn Fn() -> u32,
+    /// Whether only an entry that says so is usable, and no other.
+    pub maintenance: bool,
+}
+
+impl Query<'_> {
+    /// Whether the entry may be used that is `limit` old at the most, unless it holds for longer.
+    fn allows(&self, entry: &Entry, limit: Duration) -> bool {
+        let hold = entry.hold.filter(|hold| hold.credentials == (self.credentials)());
+        let limit = hold.map_or(limit, |hold| limit.max(hold.span.min(self.backoff)));
+        let is_maintenance = entry.verdict == Verdict::Unknown(Reason::Maintenance);
+        is_maintenance == self.maintenance && entry.age(since_boot()).is_some_and(|age| age < limit)
+    }
 }
 
 /// What is made of a lock file that is missing.
@@ -69,8 +85,8 @@ pub enum Turn {
 /// The place for an entry, locked. Dropping it frees the lock.
 #[derive(Debug)]
 pub struct Slot {
-    /// The verdict before this one, however old.
-    pub before: Option<Verdict>,
+    /// The entry before this one, however old.
+    pub before: Option<Entry>,
     /// Why this is not the place beside the lock file of the query, where it is not.
     pub instead: Option<anyhow::Error>,
     key: u64,
@@ -103,8 +119,7 @@ fn take(query: &Query<'_>, guard: &Guard) -> Result<Turn> {
     guard.enter(Stage::Cache(query.lock_file.to_path_buf()));
     let path = beside(query.lock_file, &format!("{:016x}", query.key));
     let boot = boot_id();
-    let is_younger = |entry: &Entry, limit| entry.age(since_boot()).is_some_and(|age| age < limit);
-    let is_fresh = |entry: &Entry| boot.is_some() && entry.boot == boot && is_younger(entry, query.max_age);
+    let is_fresh = |entry: &Entry| boot.is_some() && entry.boot == boot && query.allows(entry, query.max_age);
     let found = read(&path, query.key);
     if let Some(entry) = found.as_ref().filter(|entry| is_fresh(entry)) {
         return Ok(Turn::Hit(entry.verdict));
@@ -116,12 +131,12 @@ fn take(query: &Query<'_>, guard: &Guard) -> Result<Turn> {
     // The holder before may have published. An entry that changed meanwhile is of this boot.
     let now = read(&path, query.key);
     if let Some(entry) = &now
-        && (is_fresh(entry) || (now != found && is_younger(entry, query.timeout)))
+        && (is_fresh(entry) || (now != found && query.allows(entry, query.timeout)))
     {
         return Ok(Turn::Hit(entry.verdict));
     }
     Ok(Turn::Miss(Slot {
-        before: now.map(|entry| entry.verdict),
+        before: now,
         instead: None,
         key: query.key,
         boot,
@@ -131,15 +146,17 @@ fn take(query: &Query<'_>, guard: &Guard) -> Result<Turn> {
 }
 
 impl Slot {
-    /// Publishes `verdict`, of a run of s9s that began at `from`, and frees the lock.
+    /// Publishes `verdict`, of a run of s9s that began at `from`, and frees the lock. With a hold, s9s
+    /// is not run again before that is over.
     ///
     /// # Errors
     /// The entry cannot be written. The lock is free all the same; the others run s9s themselves.
-    pub fn publish(self, verdict: Verdict, from: Duration) -> Result<()> {
+    pub fn publish(self, verdict: Verdict, from: Duration, hold: Option<Hold>) -> Result<()> {
         let entry = Entry {
             key: self.key,
             boot: self.boot.clone(),
             from,
+            hold,
             verdict,
         };
         let draft = beside(&self.path, "new");
@@ -167,6 +184,23 @@ impl Slot {
             }
         }
     }
+}
+
+/// The entries beside `lock_file` that keep s9s from being run, each with the time that is left.
+pub fn holds(lock_file: &Path) -> Vec<(Entry, Duration)> {
+    let boot = boot_id();
+    let files = lock_file.parent().and_then(|folder| fs::read_dir(folder).ok());
+    let links = files
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|file| fs::read_link(file.path()).ok());
+    let entries = links.filter_map(|text| Entry::decode(text.to_str()?));
+    let held = entries.filter(|entry| entry.boot == boot).filter_map(|entry| {
+        let left = entry.hold?.span.checked_sub(entry.age(since_boot())?)?;
+        Some((entry, left))
+    });
+    held.collect()
 }
 
 /// The path with one more extension.

@@ -1,14 +1,16 @@
 //! The check: the way from the cache to a verdict.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::anyhow;
 
 use crate::cache::{self, Missing, Query, Slot, Turn};
+use crate::conf;
 use crate::deadline::{Deadline, since_boot};
-use crate::defaults::{self, Entry};
+use crate::defaults;
+use crate::entry::{Entry, Hold};
 use crate::evaluation::evaluate;
 use crate::guard::{Guard, Stage};
 use crate::key::{Asker, key};
@@ -25,11 +27,14 @@ use crate::verdict::{Standing, Verdict, verdict};
 /// lock with the same deadline still get it. At most a tenth of what there is.
 const PUBLISHING: Duration = Duration::from_millis(100);
 
+/// How long s9s is not run after a first refusal.
+const FIRST_HOLD: Duration = Duration::from_secs(30);
+
 /// What a check saw on its way; what it did not come to is empty.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// The entries of `RPC_BIND_ADDRESSES`.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<defaults::Entry>,
     /// The addresses that a wildcard among the entries stands for.
     pub interfaces: Vec<IpAddr>,
     /// The client that was run.
@@ -53,7 +58,7 @@ pub enum Checked {
     /// From the cache.
     Cached(Verdict),
     /// This check found it out. [`Checked::publish`] gives it to the others.
-    Found(Box<Report>, Option<Publication>),
+    Found(Box<Report>, Option<Box<Publication>>),
 }
 
 /// A verdict that is to be published once the client has its answer.
@@ -64,14 +69,20 @@ pub struct Publication {
     from: Duration,
     /// Whether the run had less than its time, so that its failure says nothing.
     hurried: bool,
+    hold: Option<Hold>,
 }
 
 impl Checked {
-    /// The verdict.
-    pub fn verdict(&self) -> Verdict {
-        match self {
+    /// The verdict. After the deadline no list makes a leader: the process may have been stopped at
+    /// any moment, and the list is old.
+    pub fn verdict(&self, deadline: Deadline) -> Verdict {
+        let verdict = match self {
             Checked::Cached(verdict) => *verdict,
             Checked::Found(report, _) => verdict(&report.outcome),
+        };
+        match verdict {
+            Verdict::Leader if deadline.passed() => Verdict::Unknown(Reason::S9sTimeout),
+            verdict => verdict,
         }
     }
 
@@ -81,13 +92,19 @@ impl Checked {
         let Checked::Found(report, Some(publication)) = self else {
             return;
         };
-        let Publication { slot, from, hurried } = publication;
+        let Publication {
+            slot,
+            from,
+            hurried,
+            hold,
+        } = *publication;
         let verdict = verdict(&report.outcome);
-        let (before, instead) = (slot.before, slot.instead.as_ref().map(|why| format!("{why:#}")));
-        if hurried && matches!(verdict, Verdict::Unknown(_)) {
+        let before = slot.before.as_ref().map(|entry| entry.verdict);
+        let instead = slot.instead.as_ref().map(|why| format!("{why:#}"));
+        if hurried && hold.is_none() && matches!(verdict, Verdict::Unknown(_)) {
             return;
         }
-        if let Err(error) = slot.publish(verdict, from) {
+        if let Err(error) = slot.publish(verdict, from, hold) {
             log::fault(&format!("{error:#}"));
         }
         if logs && before != Some(verdict) {
@@ -101,6 +118,8 @@ impl Checked {
 
 /// Reaches a verdict before `deadline`, from the cache or by asking s9s.
 pub fn check(options: &Options, asker: Asker, deadline: Deadline, guard: &Guard) -> Checked {
+    guard.enter(Stage::Settings);
+    let program = s9s::find(&options.s9s);
     let query = Query {
         lock_file: &options.lock_file,
         // A folder that root makes by hand would lock the service's user out.
@@ -108,9 +127,12 @@ pub fn check(options: &Options, asker: Asker, deadline: Deadline, guard: &Guard)
             Asker::Client => Missing::FolderIsMade,
             Asker::Person => Missing::FileIsMade,
         },
-        key: key(options, asker),
+        key: key(options, asker, program.as_deref().ok()),
         max_age: options.max_age,
         timeout: options.timeout,
+        backoff: options.backoff,
+        credentials: &conf::digest,
+        maintenance: machine::exists(&options.maintenance),
     };
     let slot = match cache::turn(&query, guard) {
         Turn::Hit(verdict) => return Checked::Cached(verdict),
@@ -122,27 +144,63 @@ pub fn check(options: &Options, asker: Asker, deadline: Deadline, guard: &Guard)
     };
     // A check that waited for the lock has less time for s9s than one that did not.
     let hurried = deadline.left() < options.timeout * 3 / 4;
+    let credentials = conf::digest();
     let from = since_boot();
-    let report = find_out(options, deadline, guard);
-    Checked::Found(Box::new(report), slot.map(|slot| Publication { slot, from, hurried }))
+    let mut report = find_out(options, program, deadline, guard);
+    let publication = slot.map(|slot| {
+        let hold = hold(&mut report, slot.before.as_ref(), credentials, options.backoff);
+        Box::new(Publication {
+            slot,
+            from,
+            hurried,
+            hold,
+        })
+    });
+    Checked::Found(Box::new(report), publication)
 }
 
-/// Finds the verdict out without the cache.
-pub fn find_out(options: &Options, deadline: Deadline, guard: &Guard) -> Report {
+/// How long s9s must not be run again: after each refusal twice as long as after the one before, up to
+/// `backoff`, so that a wrong password does not cost the user its account.
+fn hold(report: &mut Report, before: Option<&Entry>, credentials: u32, backoff: Duration) -> Option<Hold> {
+    let fault = report
+        .outcome
+        .as_mut()
+        .err()
+        .filter(|fault| fault.reason.is_refusal())?;
+    let before = before.and_then(|entry| entry.hold);
+    let before = before.filter(|hold| hold.credentials == credentials);
+    let span = before.map_or(FIRST_HOLD, |hold| hold.span * 2).min(backoff);
+    if span.is_zero() {
+        return None;
+    }
+    let detail = std::mem::replace(&mut fault.detail, anyhow!(""));
+    fault.detail = detail.context(format!("s9s is not run again for {} s", span.as_secs_f64()));
+    Some(Hold { span, credentials })
+}
+
+/// Finds the verdict out without the cache, from this s9s.
+pub fn find_out(options: &Options, program: Result<PathBuf, Fault>, deadline: Deadline, guard: &Guard) -> Report {
     let mut seen = Seen::default();
-    let outcome = way(options, deadline, guard, &mut seen);
+    let outcome = way(options, program, deadline, guard, &mut seen);
     Report { seen, outcome }
 }
 
 /// From the defaults file and the list to this node's standing. Notes what it sees in `seen`.
-fn way(options: &Options, deadline: Deadline, guard: &Guard, seen: &mut Seen) -> Result<Standing, Fault> {
+fn way(
+    options: &Options,
+    program: Result<PathBuf, Fault>,
+    deadline: Deadline,
+    guard: &Guard,
+    seen: &mut Seen,
+) -> Result<Standing, Fault> {
     let deadline = deadline.earlier(PUBLISHING.min(deadline.left() / 10));
+    in_service(&options.maintenance)?;
     guard.enter(Stage::Defaults(options.cmon_defaults.clone()));
-    seen.entries = defaults::bind_addresses(&defaults_file(options)?)?;
-    if seen.entries.contains(&Entry::Wildcard) {
+    seen.entries = who_this_node_is(options)?;
+    if seen.entries.contains(&defaults::Entry::Wildcard) {
         seen.interfaces = machine::interface_addresses()?;
     }
-    seen.program = s9s::find(&options.s9s)?;
+    seen.program = program?;
     guard.enter(Stage::S9s(seen.program.clone()));
     let run = seen.run.insert(s9s::run(&seen.program, deadline)?);
     let text = list::plain(s9s::output(&seen.program, run)?);
@@ -161,6 +219,31 @@ fn in_time(deadline: Deadline) -> Result<(), Fault> {
         return Err(Reason::S9sTimeout.because(anyhow!("the check was stopped until its deadline had passed")));
     }
     Ok(())
+}
+
+/// # Errors
+/// [`Reason::Maintenance`] where the maintenance file is there, with its text.
+fn in_service(maintenance: &Path) -> Result<(), Fault> {
+    if !machine::exists(maintenance) {
+        return Ok(());
+    }
+    // Its text is for people; a file that the service's user may not read says as much.
+    let text = machine::read_file(maintenance).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    Err(Reason::Maintenance.because(anyhow!("{} says: {}", maintenance.display(), text.trim())))
+}
+
+/// The entries of `--node`, which outranks the file, or of `RPC_BIND_ADDRESSES`.
+fn who_this_node_is(options: &Options) -> Result<Vec<defaults::Entry>, Fault> {
+    let text = defaults_file(options);
+    if text.as_ref().is_ok_and(|text| defaults::is_in_a_pool(text)) {
+        let file = options.cmon_defaults.display();
+        return Err(Reason::ControllerPool.because(anyhow!("EXTRA_OPTS in {file} has --pool")));
+    }
+    match &options.node {
+        Some(node) => defaults::entries(node.as_bytes(), "--node"),
+        None => defaults::bind_addresses(&text?),
+    }
 }
 
 fn defaults_file(options: &Options) -> Result<Vec<u8>, Fault> {

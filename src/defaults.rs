@@ -10,10 +10,10 @@ use anyhow::anyhow;
 use regex::bytes::Regex;
 
 use crate::reason::{Fault, Reason};
-use crate::settings::unquote;
+use crate::settings::{Open, unquote};
 
-/// A line that assigns: perhaps behind a byte order mark or `export`, never behind a `#`.
-const ASSIGNMENT: &str = r"(?s-u)^(?:\xEF\xBB\xBF)?[ \t]*(?:export[ \t]+)?RPC_BIND_ADDRESSES=(.*)$";
+/// The option that starts cmon in a Controller Pool.
+const POOL: &[u8] = b"--pool";
 
 /// One entry of `RPC_BIND_ADDRESSES`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,21 +72,34 @@ impl fmt::Display for Entry {
 /// among them. The last assignment counts; its value is a list separated by commas or blanks.
 ///
 /// # Errors
-/// [`Reason::NoBindAddresses`] where nothing is assigned, [`Reason::OnlyLoopback`] where no entry
-/// could tell one node from another.
+/// [`Reason::NoBindAddresses`] where nothing is assigned, [`Reason::DefaultsUnclear`] where a shell
+/// may see another value, [`Reason::OnlyLoopback`] where no entry could tell one node from another.
 pub fn bind_addresses(text: &[u8]) -> Result<Vec<Entry>, Fault> {
-    let value = last_assignment(text)
+    let value = last_assignment(text, "RPC_BIND_ADDRESSES")?
         .ok_or_else(|| Reason::NoBindAddresses.because(anyhow!("no line assigns RPC_BIND_ADDRESSES")))?;
-    let entries: Vec<Entry> = unquote(value)
-        .split(|byte| *byte == b',' || byte.is_ascii_whitespace())
-        .filter(|word| !word.is_empty())
-        .map(Entry::parse)
-        .collect();
+    entries(&value, "RPC_BIND_ADDRESSES")
+}
+
+/// Whether the defaults file starts cmon in a Controller Pool: `--pool` in `EXTRA_OPTS`.
+pub fn is_in_a_pool(text: &[u8]) -> bool {
+    let is_mentioned = text.windows(POOL.len()).any(|part| part == POOL);
+    let options = || last_assignment(text, "EXTRA_OPTS").ok().flatten();
+    let is_pool = |word: &[u8]| word == POOL;
+    is_mentioned && options().is_some_and(|options| options.split(u8::is_ascii_whitespace).any(is_pool))
+}
+
+/// The entries of a list that `origin` gives.
+///
+/// # Errors
+/// As for [`bind_addresses`].
+pub fn entries(value: &[u8], origin: &str) -> Result<Vec<Entry>, Fault> {
+    let words = value.split(|byte| *byte == b',' || byte.is_ascii_whitespace());
+    let entries: Vec<Entry> = words.filter(|word| !word.is_empty()).map(Entry::parse).collect();
     if entries.is_empty() {
-        return Err(Reason::NoBindAddresses.because(anyhow!("RPC_BIND_ADDRESSES is assigned an empty list")));
+        return Err(Reason::NoBindAddresses.because(anyhow!("{origin} is an empty list")));
     }
     if entries.iter().all(|entry| matches!(entry, Entry::Loopback(_))) {
-        return Err(Reason::OnlyLoopback.because(anyhow!("RPC_BIND_ADDRESSES is {}", join(&entries))));
+        return Err(Reason::OnlyLoopback.because(anyhow!("{origin} is {}", join(&entries))));
     }
     Ok(entries)
 }
@@ -96,16 +109,41 @@ pub fn join(entries: &[Entry]) -> String {
     entries.iter().map(Entry::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// What stands behind the `=` of the last assignment, to the end of its line.
-fn last_assignment(text: &[u8]) -> Option<&[u8]> {
-    let assignment = Regex::new(ASSIGNMENT).expect("the pattern is constant and tested");
-    // The expression is asked only about the few lines that it may match.
-    let is_candidate = |line: &&[u8]| {
-        let equals = line.iter().position(|byte| *byte == b'=');
-        equals.is_some_and(|equals| line[..equals].ends_with(b"RPC_BIND_ADDRESSES"))
+/// The value of the last assignment to `name`. None where there is none.
+///
+/// # Errors
+/// [`Reason::DefaultsUnclear`] where only a shell can tell the value.
+fn last_assignment(text: &[u8], name: &str) -> Result<Option<Vec<u8>>, Fault> {
+    let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
+    let mut open = Open::default();
+    let mut last = None;
+    for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        let was_clear = open == Open::default();
+        if open.read(line, name.as_bytes()) {
+            last = Some((number, line, was_clear && open == Open::default()));
+        }
+    }
+    let Some((number, line, is_clear)) = last else {
+        return Ok(None);
     };
-    let mut candidates = text.split(|byte| *byte == b'\n').rev().filter(is_candidate);
-    candidates.find_map(|line| Some(assignment.captures(line)?.get(1)?.as_bytes()))
+    let assignment = Regex::new(&format!(r"(?s-u)^[ \t]*(?:export[ \t]+)?{name}=(.*)$"));
+    let assignment = assignment.expect("the pattern is constant and tested");
+    let rest = assignment.captures(line).and_then(|parts| parts.get(1));
+    let rest = rest.map_or(&b""[..], |rest| rest.as_bytes());
+    let value = unquote(rest);
+    // The line assigns once, and nothing that a shell would put in or go on with.
+    let is_plain = assignment.is_match(line)
+        && is_clear
+        && !Open::default().read(rest, name.as_bytes())
+        && !value.iter().any(|byte| b"$`".contains(byte));
+    if !is_plain {
+        return Err(Reason::DefaultsUnclear.because(anyhow!(
+            "line {}, the last that assigns {name}, is no plain assignment: {}",
+            number + 1,
+            String::from_utf8_lossy(line)
+        )));
+    }
+    Ok(Some(value))
 }
 
 #[cfg(test)]
@@ -171,7 +209,7 @@ mod tests {
             "exportRPC_BIND_ADDRESSES=10.0.0.1",
             "rpc_bind_addresses=10.0.0.1",
             "RPC_BIND_ADDRESSES = 10.0.0.1",
-            "echo RPC_BIND_ADDRESSES=10.0.0.1",
+            "NOTE=\"RPC_BIND_ADDRESSES=10.0.0.1\"",
             "RPC_BIND_ADDRESSES=\"\"",
             "RPC_BIND_ADDRESSES=#10.0.0.1",
             "RPC_BIND_ADDRESSES= , ",
@@ -228,8 +266,54 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_evaluated() {
-        assert_eq!(read(b"RPC_BIND_ADDRESSES=$(hostname)"), "$(hostname)");
-        assert_eq!(read(b"RPC_BIND_ADDRESSES=\"${IP}\",`id`"), "${IP}, `id`");
+    fn an_assignment_that_only_a_shell_can_evaluate_is_not_guessed_at() {
+        for unclear in [
+            "RPC_BIND_ADDRESSES=$(hostname)",
+            "RPC_BIND_ADDRESSES=\"10.0.0.2,${IP}\"",
+            "RPC_BIND_ADDRESSES=`id`",
+            "RPC_BIND_ADDRESSES=10.0.0.2,\\",
+            "RPC_BIND_ADDRESSES=10.0.0.2,\\\r\n10.0.0.3",
+            "RPC_BIND_ADDRESSES=\"10.0.0.2,",
+            "RPC_BIND_ADDRESSES='10.0.0.2,\n10.0.0.3'",
+            "RPC_BIND_ADDRESSES+=,10.0.0.2",
+            "RPC_BIND_ADDRESSES=10.0.0.2; RPC_BIND_ADDRESSES=10.0.0.3",
+            "if [ -e /x ]\nthen RPC_BIND_ADDRESSES=10.0.0.2\nfi",
+            "if [ -e /x ]; then\n  RPC_BIND_ADDRESSES=10.0.0.2\nfi",
+            "[ -e /x ] && RPC_BIND_ADDRESSES=10.0.0.2",
+            "case $(hostname) in\ncc2)\nRPC_BIND_ADDRESSES=10.0.0.2\n;;\nesac",
+            "f() {\nRPC_BIND_ADDRESSES=10.0.0.2\n}",
+            "cat <<EOF\nRPC_BIND_ADDRESSES=10.0.0.2\nEOF",
+            "NOTE=\"\nRPC_BIND_ADDRESSES=10.0.0.2\n\"",
+            "NOTE=x\\\nRPC_BIND_ADDRESSES=10.0.0.2",
+            "NOTE=x RPC_BIND_ADDRESSES=10.0.0.2",
+            "declare -x RPC_BIND_ADDRESSES=10.0.0.2",
+            "echo RPC_BIND_ADDRESSES=10.0.0.2",
+        ] {
+            let after_another = format!("RPC_BIND_ADDRESSES=10.0.0.1\n{unclear}\n");
+            assert_eq!(read(after_another.as_bytes()), "defaults-unclear", "{unclear:?}");
+            let before_another = format!("{unclear}\nRPC_BIND_ADDRESSES=10.0.0.1\n");
+            if !unclear.ends_with(['\\', ',']) {
+                assert_eq!(read(before_another.as_bytes()), "10.0.0.1", "{unclear:?}");
+            }
+        }
+        assert_eq!(
+            read(b"if true; then A=1; fi\nRPC_BIND_ADDRESSES=10.0.0.1 # not ${IP}, it's\nB='\n'"),
+            "10.0.0.1"
+        );
+    }
+
+    #[test]
+    fn a_pool_is_known_by_the_last_options() {
+        assert!(is_in_a_pool(b"EXTRA_OPTS=\"--cloud-service=x --pool\"\n"));
+        assert!(is_in_a_pool(b"export EXTRA_OPTS=--pool # ours"));
+        for text in [
+            "",
+            "#EXTRA_OPTS=--pool",
+            "EXTRA_OPTS=--pool\nEXTRA_OPTS=",
+            "EXTRA_OPTS=\"--pool-size=3 --no-pool\"",
+            "OTHER=--pool",
+        ] {
+            assert!(!is_in_a_pool(text.as_bytes()), "{text:?}");
+        }
     }
 }

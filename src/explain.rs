@@ -1,15 +1,23 @@
 //! The check's story for a person: what was read, run, matched and concluded.
 
+use std::env;
+
+use nix::unistd::{Uid, User};
+
 use crate::cache;
 use crate::check::{Report, Seen};
+use crate::conf;
 use crate::defaults::Entry;
 use crate::list;
 use crate::log::clean;
-use crate::machine::is_missing;
+use crate::machine::{self, is_missing};
 use crate::options::Options;
 use crate::process::Run;
 use crate::s9s::{ARGUMENTS, ending};
 use crate::verdict::{Verdict, verdict};
+
+/// The user that the packages run the service as.
+const SERVICE_USER: &str = "cmonhachk";
 
 /// How much is shown of one line, in bytes, and of what s9s printed, in lines.
 const MAX_LINE: usize = 300;
@@ -31,13 +39,32 @@ pub fn explain(options: &Options, report: &Report) -> String {
         }
         Err(why) => say(&format!("  not used: {why:#}")),
     }
+    for (entry, left) in cache::holds(&options.lock_file) {
+        let (verdict, seconds) = (entry.verdict.words(), left.as_secs());
+        say(&format!(
+            "  {verdict}: the service does not run s9s for another {seconds} s"
+        ));
+    }
     say("Who this node is");
-    say(&format!("  RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display()));
+    match options.node {
+        Some(_) => say("  --node:"),
+        None => say(&format!("  RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display())),
+    }
     if report.seen.entries.is_empty() {
         say("    nothing that could be used");
     }
     for entry in &report.seen.entries {
         say(&format!("    {}", describe(entry, &report.seen)));
+    }
+    say("What s9s reads");
+    for line in conf::describe() {
+        say(&format!("  {line}"));
+    }
+    if Uid::effective().is_root() && matches!(User::from_name(SERVICE_USER), Ok(Some(_))) {
+        say(&format!(
+            "  this is root's; as the service: runuser -u {SERVICE_USER} -- env -i {} --explain",
+            env::current_exe().unwrap_or_default().display()
+        ));
     }
     say("What s9s says");
     match &report.seen.run {
@@ -68,7 +95,12 @@ pub fn explain(options: &Options, report: &Report) -> String {
 
 fn describe(entry: &Entry, seen: &Seen) -> String {
     match entry {
-        Entry::Address(address) => format!("{address}"),
+        Entry::Address(address) => match machine::interface_addresses() {
+            Ok(ours) if !ours.contains(address) => {
+                format!("{address} (no interface of this machine has it: is the file another node's?)")
+            }
+            _ => format!("{address}"),
+        },
         Entry::Loopback(address) => format!("{address} (loopback: passed over)"),
         Entry::Name(_) => format!("{entry} (host name)"),
         Entry::Wildcard if seen.interfaces.is_empty() => format!("{entry} (no interface has an address)"),

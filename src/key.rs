@@ -11,7 +11,6 @@ use std::path::Path;
 
 use crate::machine::identity;
 use crate::options::Options;
-use crate::s9s;
 
 /// Who asks. A person's checks have an entry and a lock of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,9 +21,8 @@ pub enum Asker {
     Person,
 }
 
-/// The key of a check with these options in this process's environment.
-pub fn key(options: &Options, asker: Asker) -> u64 {
-    let s9s = s9s::find(&options.s9s).ok();
+/// The key of a check with these options, and this s9s, in this process's environment.
+pub fn key(options: &Options, asker: Asker, s9s: Option<&Path>) -> u64 {
     let mut environment: Vec<_> = env::vars_os()
         .filter(|(name, _)| name == "HOME" || name == "CMON_CONTROLLER" || name.as_bytes().starts_with(b"S9S_"))
         .collect();
@@ -33,7 +31,8 @@ pub fn key(options: &Options, asker: Asker) -> u64 {
     env!("CARGO_PKG_VERSION").hash(&mut hasher);
     asker.hash(&mut hasher);
     (&options.cmon_defaults, identity(&options.cmon_defaults)).hash(&mut hasher);
-    (&s9s, s9s.as_deref().and_then(identity)).hash(&mut hasher);
+    options.node.hash(&mut hasher);
+    (s9s, s9s.and_then(identity)).hash(&mut hasher);
     environment.hash(&mut hasher);
     // Which interfaces and controllers there are. Not the mount namespace, for systemd gives every
     // check one of its own: the files' identities tell what matters of it.

@@ -11,6 +11,7 @@ pub mod answer;
 pub mod by_hand;
 pub mod cache;
 pub mod check;
+pub mod conf;
 pub mod connection;
 pub mod deadline;
 pub mod defaults;

@@ -11,7 +11,7 @@
 //!
 //! Every column but the last is padded, in bytes, to its widest value or its title, and one space
 //! follows. Values may hold blanks, so only the titles' offsets say where a column starts. COMMENT
-//! is free text and is never looked at. Without controllers there is the last line only. With
+//! is free text, perhaps of several lines, and is never looked at. Without controllers there is the last line only. With
 //! `color = always` in s9s.conf, escape sequences surround fields and one follows the last line.
 
 use std::borrow::Cow;
@@ -42,7 +42,7 @@ pub struct Row<'a> {
     pub name: &'a [u8],
     /// The IP column: an address, or `-` where the controller has none.
     pub ip: &'a [u8],
-    /// The whole line.
+    /// The row's line; its COMMENT may go on in the next ones.
     pub line: &'a [u8],
 }
 
@@ -66,8 +66,8 @@ pub fn plain(printed: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// Reads a plain list. Strict, because a list that is cut or damaged must never be believed: the
-/// header comes first, every further line is a row that fits its columns, and the last line counts
-/// them.
+/// header comes first, then a row that fits its columns, and the last line counts the rows. A line that
+/// fits them not goes on with the COMMENT of the row before it.
 ///
 /// # Errors
 /// The first thing about the text that is no controller list.
@@ -84,12 +84,19 @@ pub fn parse(text: &[u8]) -> Result<Vec<Row<'_>>> {
         return Ok(Vec::new());
     };
     let columns = Columns::from_header(header)?;
-    let rows = lines.iter().map(|line| columns.row(line)).collect::<Result<Vec<_>>>()?;
-    ensure!(
-        rows.len() == total,
-        "it counts {total} controllers and shows {}",
-        rows.len()
-    );
+    let mut rows = Vec::new();
+    for line in lines {
+        match columns.row(line) {
+            Some(row) => rows.push(row),
+            // What begins as a leader's row does is no comment, lest a second leader be overlooked.
+            None if rows.is_empty() || line.starts_with(b"l ") => {
+                bail!("a line does not fit the header's columns: {}", quote(line))
+            }
+            None => {}
+        }
+    }
+    let count = rows.len();
+    ensure!(count == total, "it counts {total} controllers and shows {count}");
     Ok(rows)
 }
 
@@ -128,12 +135,8 @@ impl Columns {
         }
     }
 
-    fn row<'a>(&self, line: &'a [u8]) -> Result<Row<'a>> {
-        self.split(line)
-            .ok_or_else(|| anyhow!("a line does not fit the header's columns: {}", quote(line)))
-    }
-
-    fn split<'a>(&self, line: &'a [u8]) -> Option<Row<'a>> {
+    /// The row that the line is, if it fits the columns.
+    fn row<'a>(&self, line: &'a [u8]) -> Option<Row<'a>> {
         let state = match line.first()? {
             b'l' => State::Leader,
             b'f' => State::Follower,
@@ -151,11 +154,16 @@ impl Columns {
         let has_port = port.strip_prefix(b"-").unwrap_or(port).iter().all(u8::is_ascii_digit);
         (separated && has_port).then(|| Row {
             state,
-            name: line[self.name..self.ip].trim_ascii_end(),
+            name: without_padding(&line[self.name..self.ip]),
             ip,
             line,
         })
     }
+}
+
+fn without_padding(field: &[u8]) -> &[u8] {
+    let end = field.iter().rposition(|byte| *byte != b' ');
+    &field[..end.map_or(0, |end| end + 1)]
 }
 
 fn quote(line: &[u8]) -> String {
@@ -267,12 +275,53 @@ Total: 3 controller(s)
             assert!(parse(lost.join("\n").as_bytes()).is_err(), "line {at} lost");
             let mut doubled = lines.clone();
             doubled.insert(at, lines[at]);
-            assert!(parse(doubled.join("\n").as_bytes()).is_err(), "line {at} doubled");
+            // A second count could as well be the end of the last comment.
+            let is_count = at == lines.len() - 1;
+            assert_eq!(
+                parse(doubled.join("\n").as_bytes()).is_ok(),
+                is_count,
+                "line {at} doubled"
+            );
+        }
+        for at in [0, 1] {
             let mut added = lines.clone();
             added.insert(at, "warning: something");
             assert!(parse(added.join("\n").as_bytes()).is_err(), "line added at {at}");
         }
         assert!(parse(format!("{THREE}more\n").as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_comment_of_several_lines_is_one_rows_as_long_as_the_count_agrees() {
+        let with_comment = |more: &str| THREE.replace("heartbeats.\nl", &format!("heartbeats.\n{more}\nl"));
+        let plain: Vec<_> = parse(THREE.as_bytes()).unwrap();
+        for more in [
+            "connection refused",
+            "connection refused\n\n",
+            "Total: 3 controller(s)",
+            "S VERSION    OWNER  GROUP  NAME      IP        PORT COMMENT",
+            "- node 2\n- node 3",
+            "f",
+        ] {
+            let text = with_comment(more);
+            assert_eq!(parse(text.as_bytes()).unwrap(), plain, "{more}");
+            let last = THREE.replace("Total", &format!("{more}\nTotal"));
+            assert_eq!(parse(last.as_bytes()).unwrap(), plain, "{more}");
+        }
+        for forged in [
+            "l 2.3.4.5678 system admins 10.20.0.1 10.20.0.1 9501 x",
+            "f 2.3.4.5678 system admins 10.20.0.9 10.20.0.9 9501",
+            "l 10.20.0.1 leads",
+        ] {
+            assert!(parse(with_comment(forged).as_bytes()).is_err(), "{forged}");
+        }
+    }
+
+    #[test]
+    fn only_padding_is_trimmed_from_a_name() {
+        let text = "S VERSION OWNER GROUP NAME   IP       PORT COMMENT\n\
+                    l 1.9     a     b     cc1\t   10.0.0.1 9501\nTotal: 1 controller(s)\n";
+        assert_eq!(parse(text.as_bytes()).unwrap()[0].name, b"cc1\t");
     }
 
     #[test]

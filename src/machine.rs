@@ -1,5 +1,6 @@
 //! What this machine says of itself: its files, users, namespaces and interfaces.
 
+use std::env;
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Error, ErrorKind, Read};
@@ -44,6 +45,11 @@ pub fn is_missing(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
+/// Whether there is such a file, as far as this user may see.
+pub fn exists(path: &Path) -> bool {
+    fs::metadata(path).is_ok()
+}
+
 /// Tells a file, and what it holds, from others: device, inode, and when it last changed. None
 /// where there is no such file.
 pub fn identity(path: &Path) -> Option<(u64, u64, i64, i64)> {
@@ -58,6 +64,11 @@ pub fn boot_id() -> Option<String> {
     let mut file = fs::File::open("/proc/sys/kernel/random/boot_id").ok()?;
     file.read_exact(&mut text).ok()?;
     String::from_utf8(text.to_vec()).ok().filter(|id| !id.contains(' '))
+}
+
+/// The value of an environment variable that is not empty.
+pub fn set(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// A user's home folder, from the C library's database of users.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use clap::builder::FalseyValueParser;
+use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::cache::MAX_AGE;
@@ -20,8 +20,12 @@ Each option can be set by its variable as well, in the environment or as a line 
 /etc/default/cmonhachk. An option outranks its variable, and the environment outranks the file.
 
 Started by xinetd or systemd with a connection as standard input, it reads the request and answers
-it: 200 for the leader, 503 for a follower or an unknown state. Started by hand, it prints the same
-answer and exits 0 for the leader, 1 for a follower, 2 for an unknown state.";
+it: 200 for the leader, 503 for a follower or an unknown state. The path /health is 200 for a
+follower, too, and HAProxy's agent check sends the line 'agent'. Started by hand, it prints the same
+answer and exits 0 for the leader, 1 for a follower, 2 for an unknown state.
+
+For ClusterControl 1.9.6 to 2.3.x with CMON HA. In a Controller Pool (2.3.4 and later) no controller
+leads, and this check has nothing to say.";
 
 /// Answers a health check: is this node's ClusterControl controller the leader?
 #[derive(Clone, Debug, Parser)]
@@ -35,6 +39,10 @@ pub struct Options {
         default_value = "/etc/default/cmon"
     )]
     pub cmon_defaults: PathBuf,
+
+    /// This node's address or name, as the list has it, instead of RPC_BIND_ADDRESSES
+    #[arg(long, value_name = "NODE", env = "CMONHACHK_NODE", value_parser = NonEmptyStringValueParser::new())]
+    pub node: Option<String>,
 
     /// The client: a path, or a name that is looked up on PATH
     #[arg(long, value_name = "PROGRAM", env = "CMONHACHK_S9S", default_value = "s9s")]
@@ -56,6 +64,19 @@ pub struct Options {
     /// How old a cached verdict may be; 0: only waiting checks share one
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_MAX_AGE", default_value = "1", value_parser = seconds)]
     pub max_age: Duration,
+
+    /// How long s9s rests at most after a refused login; 0: not at all
+    #[arg(long, value_name = "SECONDS", env = "CMONHACHK_BACKOFF", default_value = "300", value_parser = seconds)]
+    pub backoff: Duration,
+
+    /// While this file is there, the answer is 503 and s9s is not run
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CMONHACHK_MAINTENANCE",
+        default_value = "/run/cmonhachk/maintenance"
+    )]
+    pub maintenance: PathBuf,
 
     /// For a person: say step by step what was read, run, matched and concluded
     #[arg(long, env = "CMONHACHK_EXPLAIN", value_parser = FalseyValueParser::new())]

@@ -33,6 +33,9 @@ reasons! {
     InternalError "internal-error"
         "cmonhachk itself failed."
         "Syslog has the place in the source. Please report it."
+    Maintenance "maintenance"
+        "The maintenance file is there: the check says so without running s9s."
+        "Remove the file when the work is done; --explain shows its text."
     Stuck "stuck"
         "The check came to no end in time: a file or a program that it needs did not answer."
         "Syslog names what it was reading or running. Look for a network file system, a disk or an on-access scanner that does not answer."
@@ -41,16 +44,22 @@ reasons! {
         "`fuser -v` on the lock file shows who holds it."
     DefaultsMissing "defaults-missing"
         "There is no defaults file, so this node does not know its own address."
-        "Install the controller's defaults file or name the right one with --cmon-defaults."
+        "Install the controller's defaults file, name the right one with --cmon-defaults, or set --node."
     DefaultsUnreadable "defaults-unreadable"
         "The defaults file is there but cannot be read."
         "Make it a regular file of at most 1 MiB that the service's user may read."
+    ControllerPool "controller-pool"
+        "This controller is in a Controller Pool, in which all controllers are active."
+        "A pool has no leader to find: check the UI itself instead. EXTRA_OPTS with --pool in the defaults file is the mark."
+    DefaultsUnclear "defaults-unclear"
+        "Only a shell can tell what the defaults file assigns to RPC_BIND_ADDRESSES."
+        "Syslog has the line. Assign it on one line of its own, outside conditionals and without variables, or set --node."
     NoBindAddresses "no-bind-addresses"
         "The defaults file assigns no address to RPC_BIND_ADDRESSES."
-        "Add RPC_BIND_ADDRESSES=\"127.0.0.1,ADDRESS\" with this node's address, and restart cmon."
+        "Add RPC_BIND_ADDRESSES=\"127.0.0.1,ADDRESS\" with this node's address and restart cmon, or set --node."
     OnlyLoopback "only-loopback"
-        "RPC_BIND_ADDRESSES names nothing but loopback addresses."
-        "Add this node's address to RPC_BIND_ADDRESSES, and restart cmon."
+        "RPC_BIND_ADDRESSES, or --node, names nothing but loopback."
+        "Add this node's address to RPC_BIND_ADDRESSES and restart cmon, or set --node to it."
     InterfacesUnreadable "interfaces-unreadable"
         "RPC_BIND_ADDRESSES is a wildcard, and the interfaces' addresses cannot be read."
         "Let the service use netlink sockets, or name this node's address in RPC_BIND_ADDRESSES."
@@ -73,16 +82,16 @@ reasons! {
         "s9s printed more than 1 MiB and was killed."
         "Run `s9s controller --list --long` by hand and look at what it prints."
     S9sRedirectFailed "s9s-redirect-failed"
-        "The controller sent s9s to the one that leads, and that one could not be reached."
+        "s9s was sent on to a controller on another node, the leader, and could not reach it."
         "An election, or the leader is down: if it lasts, look at cmon on the other nodes, and whether this node reaches them on the RPC port."
     S9sTryAgain "s9s-try-again"
         "The controller is starting, or asks to try again later."
         "Wait for it: if it lasts, look at cmon and its log."
     S9sSuspended "s9s-user-suspended"
-        "The controller has suspended the user that s9s named."
+        "The controller has suspended the user that s9s named. s9s rests for a while (--backoff)."
         "Correct the password in the s9s.conf of the service's user first, or the user is suspended again; then enable the user in ClusterControl."
     S9sRefused "s9s-refused"
-        "The controller refused the user that s9s named."
+        "The controller refused the user that s9s named. Each check would be one more failed login, so s9s rests for a while (--backoff)."
         "Syslog has the controller's words. Check cmon_user and password in the s9s.conf of the service's user, and that user's rights."
     S9sNoSuchHost "s9s-no-such-host"
         "s9s cannot find the host that it was told to ask."
@@ -91,8 +100,8 @@ reasons! {
         "The TLS handshake between s9s and the controller failed."
         "Check that the port in s9s.conf is the RPC port of a controller that speaks TLS; if it is, look at cmon's log."
     S9sNoConnection "s9s-no-connection"
-        "s9s found no controller that accepts connections."
-        "Syslog has the address. Start cmon there; check the controller's address in s9s.conf."
+        "The controller on this node accepts no connections."
+        "Start cmon here; check the port in s9s.conf. Syslog has the address."
     S9sConfUnreadable "s9s-conf-unreadable"
         "s9s cannot read one of its s9s.conf files."
         "Syslog has the line. Correct the s9s.conf of the service's user, or /etc/s9s.conf."
@@ -148,6 +157,11 @@ impl Reason {
     /// The reason that has this code.
     pub fn from_code(code: &str) -> Option<Reason> {
         Reason::ALL.into_iter().find(|reason| reason.code() == code)
+    }
+
+    /// Whether asking again may cost the user its account.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Reason::S9sRefused | Reason::S9sSuspended)
     }
 
     /// A fault with this reason.

@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,10 +11,11 @@ use std::process::Command;
 use anyhow::anyhow;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use nix::unistd::{AccessFlags, Uid, access};
+use nix::unistd::{AccessFlags, access};
 
+use crate::conf;
 use crate::deadline::Deadline;
-use crate::machine;
+use crate::machine::{self, set};
 use crate::process::{self, Ended, Run};
 use crate::reason::{Fault, Reason};
 
@@ -73,20 +75,14 @@ pub fn find(program: &Path) -> Result<PathBuf, Fault> {
 /// services no HOME, and HOME decides which s9s.conf is read. s9s waits 30 seconds for a silent
 /// controller unless it is told otherwise.
 fn environment(deadline: Deadline) -> Vec<(&'static str, OsString)> {
-    let home = || machine::home_of(Uid::effective());
     let patience = || Some(deadline.left().as_secs().max(1).to_string().into());
     let defaults: [(&str, &dyn Fn() -> Option<OsString>); 3] = [
         ("PATH", &|| Some(USUAL_PATH.into())),
-        ("HOME", &home),
+        ("HOME", &conf::home),
         ("S9S_CONNECTION_TIMEOUT", &patience),
     ];
     let missing = defaults.into_iter().filter(|(name, _)| set(name).is_none());
     missing.filter_map(|(name, value)| Some((name, value()?))).collect()
-}
-
-/// The value of an environment variable that is not empty.
-fn set(name: &str) -> Option<OsString> {
-    env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// Why the program could not be executed. The kernel says ENOENT for a missing interpreter as well.
@@ -108,7 +104,10 @@ pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
     let stderr = String::from_utf8_lossy(&run.stderr);
     let reason = match run.ended {
         Ended::Exited(0) => return Ok(&run.stdout),
-        Ended::Exited(status) => of_exit(status, &stderr),
+        Ended::Exited(status) => {
+            let here = machine::interface_addresses().unwrap_or_default();
+            of_exit(status, &stderr, |address| here.contains(&address))
+        }
         // It was writing to a controller that had closed the connection.
         Ended::Killed(Signal::SIGPIPE) => Reason::S9sNoTls,
         Ended::Killed(_) => Reason::S9sKilled,
@@ -119,32 +118,56 @@ pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
         "" => String::new(),
         text => format!(": {text}"),
     };
-    Err(reason.because(anyhow!("{} {}{said}", program.display(), ending(run))))
+    let files = match reason {
+        Reason::S9sConfUnreadable => conf::files().map(|file| file.display().to_string()).join(" and "),
+        _ => String::new(),
+    };
+    let files = if files.is_empty() {
+        files
+    } else {
+        format!("; it reads {files}")
+    };
+    Err(reason.because(anyhow!("{} {}{said}{files}", program.display(), ending(run))))
 }
 
 /// What an exit means that came with one of these texts on standard error, or, last of each status,
-/// with any other. Source: recordings of the genuine client (s9s-tools 1.9).
-const EXITS: [(i32, &str, Reason); 12] = [
+/// with any other. In lower case. Source: recordings of the genuine client (s9s-tools 1.9).
+const EXITS: [(i32, &str, Reason); 13] = [
     (2, "", Reason::S9sRedirectFailed),
-    (3, "Redirect notification", Reason::S9sRedirectFailed),
-    (3, "try again", Reason::S9sTryAgain),
-    (3, "being initialized", Reason::S9sTryAgain),
+    (3, "redirect", Reason::S9sRedirectFailed),
+    (3, "again", Reason::S9sTryAgain),
+    (3, "initializ", Reason::S9sTryAgain),
+    (3, "starting", Reason::S9sTryAgain),
     (3, "suspended", Reason::S9sSuspended),
     (3, "", Reason::S9sRefused),
-    (5, "Host '", Reason::S9sNoSuchHost),
-    (5, "SSL", Reason::S9sNoTls),
+    (5, "host '", Reason::S9sNoSuchHost),
+    (5, "ssl", Reason::S9sNoTls),
     (5, "", Reason::S9sNoConnection),
-    (6, "Error parsing", Reason::S9sConfUnreadable),
-    (6, "No password", Reason::S9sNoCredentials),
+    (6, "configuration file", Reason::S9sConfUnreadable),
+    (6, "no password", Reason::S9sNoCredentials),
     (6, "", Reason::S9sNoUser),
 ];
 
-fn of_exit(status: i32, stderr: &str) -> Reason {
+/// `is_here` tells this machine's addresses.
+fn of_exit(status: i32, stderr: &str, is_here: impl Fn(IpAddr) -> bool) -> Reason {
+    let stderr = stderr.to_lowercase();
     let means = |(exit, text, _): &&(i32, &str, Reason)| *exit == status && stderr.contains(text);
-    EXITS
-        .iter()
-        .find(means)
-        .map_or(Reason::S9sFailed, |(.., reason)| *reason)
+    match EXITS.iter().find(means) {
+        // It was sent on: what it was first told to ask accepts connections.
+        Some((.., Reason::S9sNoConnection)) if is_elsewhere(&stderr, is_here) => Reason::S9sRedirectFailed,
+        Some((.., reason)) => *reason,
+        None => Reason::S9sFailed,
+    }
+}
+
+/// Whether all addresses in "connect to ADDRESS:PORT failed" are other machines'.
+fn is_elsewhere(stderr: &str, is_here: impl Fn(IpAddr) -> bool) -> bool {
+    let tried = stderr.split("connect to ").skip(1);
+    let mut addresses = tried
+        .map(|rest| rest.split(':').next().unwrap_or_default().parse())
+        .peekable();
+    addresses.peek().is_some()
+        && addresses.all(|address| address.is_ok_and(|address: IpAddr| !address.is_loopback() && !is_here(address)))
 }
 
 /// How a run ended, in words that follow the program's name.
@@ -163,33 +186,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_recorded_end_has_its_reason() {
+    fn an_end_has_its_reason() {
         for (status, stderr, code) in [
             (3, "Access denied.", "s9s-refused"),
-            (3, "Invalid username or password.", "s9s-refused"),
+            (3, "Whatever the login was answered.", "s9s-refused"),
             (3, "The user is suspended.", "s9s-user-suspended"),
             (3, "Please try again later.", "s9s-try-again"),
             (3, "The controller is being initialized.", "s9s-try-again"),
             (3, "Redirect notification.", "s9s-redirect-failed"),
-            (2, "Redirect notification.", "s9s-redirect-failed"),
             (2, "Whatever the listing was answered.", "s9s-redirect-failed"),
             (
                 5,
                 "Connect to 127.0.0.1:9501 failed(111): Connection refused.",
                 "s9s-no-connection",
             ),
+            (
+                5,
+                "Connect to 10.0.0.1:9501 failed(111): Connection refused.",
+                "s9s-no-connection",
+            ),
+            (
+                5,
+                "Connect to 10.0.0.2:9501 failed(111): Connection refused.",
+                "s9s-redirect-failed",
+            ),
+            (
+                5,
+                "Connect to 127.0.0.1:9501 failed(111): Connection refused.\nConnect to 10.0.0.2:9501 failed(111).",
+                "s9s-no-connection",
+            ),
+            (5, "Anything.", "s9s-no-connection"),
             (5, "Host 'no-such-host.invalid' not found.", "s9s-no-such-host"),
             (5, "SSL handshake failed.", "s9s-no-tls"),
             (
                 6,
-                "Error parsing user configuration file: syntax error in line 1\nNo user name set.",
+                "Error reading user configuration file: Permission denied.",
                 "s9s-conf-unreadable",
             ),
             (6, "No password and no RSA key for user system.", "s9s-no-credentials"),
             (6, "No user name set.", "s9s-no-user"),
             (1, "Anything.", "s9s-failed"),
         ] {
-            assert_eq!(of_exit(status, stderr).code(), code, "{stderr}");
+            let is_here = |address: IpAddr| address.to_string() == "10.0.0.1";
+            assert_eq!(of_exit(status, stderr, is_here).code(), code, "{stderr}");
         }
     }
 }

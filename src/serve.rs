@@ -1,8 +1,7 @@
 //! What a client gets: one answer to one connection.
 
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::answer::render;
@@ -14,7 +13,7 @@ use crate::key::Asker;
 use crate::log;
 use crate::options::{self, Options};
 use crate::reason::Reason;
-use crate::request;
+use crate::request::{self, Request};
 use crate::verdict::Verdict;
 
 /// How long a request is waited for, at most half of the check's time.
@@ -25,7 +24,7 @@ const READING: Duration = Duration::from_secs(1);
 pub fn serve(connection: Connection, started: Duration) {
     let client = Client {
         connection,
-        wants_head: Arc::default(),
+        asked: Arc::default(),
     };
     let late = client.clone();
     let last_words = move |reason| {
@@ -52,7 +51,8 @@ pub fn serve(connection: Connection, started: Duration) {
 #[derive(Clone)]
 struct Client {
     connection: Connection,
-    wants_head: Arc<AtomicBool>,
+    /// What it asks for, and whether by HEAD.
+    asked: Arc<OnceLock<(Request, bool)>>,
 }
 
 impl Client {
@@ -77,21 +77,17 @@ impl Client {
             Err(reason) => return (Verdict::Unknown(reason), None),
         };
         let checked = check(&options, Asker::Client, deadline, guard);
-        match checked.verdict() {
-            // The process may have been stopped at any moment: the list says it no more.
-            Verdict::Leader if deadline.passed() => (Verdict::Unknown(Reason::S9sTimeout), Some(checked)),
-            verdict => (verdict, Some(checked)),
-        }
+        (checked.verdict(deadline), Some(checked))
     }
 
     fn read_request(&self, started: Duration, timeout: Duration) {
         let head = self.connection.read_head(Deadline(started + READING.min(timeout / 2)));
-        self.wants_head.store(request::is_head(&head), Ordering::SeqCst);
+        let _ = self.asked.set((request::request(&head), request::is_head(&head)));
     }
 
     fn answer(&self, verdict: Verdict) {
-        let head_only = self.wants_head.load(Ordering::SeqCst);
-        self.connection.send(&render(verdict, head_only));
+        let (request, head_only) = self.asked.get().copied().unwrap_or_default();
+        self.connection.send(&render(verdict, request, head_only));
     }
 }
 

@@ -1,4 +1,6 @@
 //! Files of shell-style assignments. They are read and never evaluated.
+//!
+//! The grammar is a shell's (POSIX, Shell Command Language, sections 2.2 to 2.7).
 
 /// What a line of such a file is.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,6 +56,85 @@ pub fn unquote(rest: &[u8]) -> Vec<u8> {
     value
 }
 
+/// What a shell has open where a line begins. There, an assignment may be none, or go on.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    quote: Option<u8>,
+    /// The line before ends in a backslash.
+    continued: bool,
+    /// How many conditionals, loops and functions.
+    blocks: usize,
+    /// The word that ends a here-document.
+    here_document: Option<Vec<u8>>,
+}
+
+impl Open {
+    /// Goes over one line. Whether it may assign to `name`, in whatever way.
+    pub fn read(&mut self, line: &[u8], name: &[u8]) -> bool {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let is_mentioned = *self != Open::default() && line.windows(name.len()).any(|part| part == name);
+        if let Some(end) = &self.here_document {
+            if line.trim_ascii() == end {
+                self.here_document = None;
+            }
+            return is_mentioned;
+        }
+        self.continued = false;
+        let mut assigns = false;
+        // Whether the next word begins a command, and where it starts.
+        let (mut is_first, mut start, mut at) = (true, 0, 0);
+        while let Some(byte) = line.get(at) {
+            match (self.quote, byte) {
+                (Some(quote), _) if *byte == quote => self.quote = None,
+                (None, b'\\') | (Some(b'"' | b'`'), b'\\') => {
+                    self.continued = at + 1 == line.len();
+                    at += 1;
+                }
+                (Some(_), _) => {}
+                (None, b'"' | b'\'' | b'`') => self.quote = Some(*byte),
+                (None, b'#') if at == start => break,
+                (None, b'<') if line[at..].starts_with(b"<<<") => at += 2,
+                (None, b'<') if line[at..].starts_with(b"<<") => {
+                    let word = line[at + 2..]
+                        .strip_prefix(b"-")
+                        .unwrap_or(&line[at + 2..])
+                        .trim_ascii();
+                    let end = word.iter().position(|byte| b" \t;&|<>)".contains(byte));
+                    self.here_document = Some(unquote(&word[..end.unwrap_or(word.len())]));
+                    at += 1;
+                }
+                (None, b' ' | b'\t' | b';' | b'&' | b'|' | b'(' | b')') => {
+                    assigns |= self.end_word(&line[start..at], name, &mut is_first);
+                    is_first |= !matches!(byte, b' ' | b'\t');
+                    start = at + 1;
+                }
+                (None, _) => {}
+            }
+            at += 1;
+        }
+        let last = line.get(start..).unwrap_or_default();
+        assigns | self.end_word(last, name, &mut is_first) | is_mentioned
+    }
+
+    /// Notes what a word opens or closes if it `is_first` of its command. Whether it assigns.
+    fn end_word(&mut self, word: &[u8], name: &[u8], is_first: &mut bool) -> bool {
+        if word.is_empty() {
+            return false;
+        }
+        if std::mem::replace(is_first, false) {
+            match word {
+                b"if" | b"while" | b"until" | b"for" | b"select" | b"case" | b"function" | b"{" => self.blocks += 1,
+                b"fi" | b"done" | b"esac" | b"}" => self.blocks = self.blocks.saturating_sub(1),
+                _ => {}
+            }
+            let goes_on: [&[u8]; 9] = [b"if", b"while", b"until", b"{", b"then", b"else", b"elif", b"do", b"!"];
+            *is_first = goes_on.contains(&word);
+        }
+        let value = word.strip_prefix(name);
+        value.is_some_and(|value| value.starts_with(b"=") || value.starts_with(b"+="))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +159,72 @@ mod tests {
                 text.truncate(text.len() - 1);
             }
             assert_eq!(line(&text), Line::Other, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_line_leaves_open_is_known_on_the_next() {
+        let opened = |text: &str| {
+            let mut open = Open::default();
+            for line in text.split('\n') {
+                open.read(line.as_bytes(), b"A");
+            }
+            open != Open::default()
+        };
+        for text in [
+            "B='",
+            "B=\"x'",
+            "B=\"\\\"",
+            "B=`id",
+            "B=x\\",
+            "B=x\\\r",
+            "if true",
+            "if true; then",
+            "if ! while true; do x; done",
+            "case $x in a) x;;",
+            "f() {",
+            "cat <<EOF\nfi",
+            "cat <<-'EOF' >x\n  EOFX",
+        ] {
+            assert!(opened(text), "{text:?}");
+        }
+        for text in [
+            "",
+            "B='x' # it's a \"comment",
+            "B=x\\\\",
+            "B='x\\'",
+            "B=\"it's\"",
+            "B=O\\'x",
+            "if true; then x; fi",
+            "case $x in\na) x;;\nesac",
+            "for x in if; do x\ndone",
+            "f() {\n  echo if\n}",
+            "cat <<-EOF\n\tif\n\tEOF",
+            "cat <<<EOF",
+            "B=x if",
+            "# if",
+        ] {
+            assert!(!opened(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_may_assign_is_told_from_one_that_does_not() {
+        let assigns = |line: &str| Open::default().read(line.as_bytes(), b"A");
+        for line in [
+            "A=1",
+            "A+=1",
+            "[ \"x\" ] && A=1",
+            "B=1 A=1",
+            "export A=1 # x",
+            "B=1;A=\"x",
+            "A=\\",
+            "(A=1)",
+        ] {
+            assert!(assigns(line), "{line:?}");
+        }
+        for line in ["# A=1", "B=\"A=1\"", "BA=1", "AB=1", "A = 1", "B=1#A=1", "'A=1'"] {
+            assert!(!assigns(line), "{line:?}");
         }
     }
 }

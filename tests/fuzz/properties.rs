@@ -7,12 +7,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cmonhachk::defaults::{Entry, bind_addresses, join};
-use cmonhachk::entry::Entry as CacheEntry;
+use cmonhachk::entry::{Entry as CacheEntry, Hold};
 use cmonhachk::evaluation::evaluate;
 use cmonhachk::list::{self, State};
 use cmonhachk::log::clean;
 use cmonhachk::reason::Reason;
-use cmonhachk::request::{is_complete, is_head};
+use cmonhachk::request::{is_complete, is_head, request as asked};
 use cmonhachk::verdict::{Verdict, verdict};
 
 /// What a wildcard stands for.
@@ -43,10 +43,19 @@ fn judged(entries: &[Entry], text: &[u8]) {
     let lines = lines(text);
     let (count, lines) = lines.split_last().expect("a count");
     let row_lines = lines.get(1..).unwrap_or_default();
+    // The other lines belong to the comments before them.
+    let is_row = |line: &&&[u8]| Seen::new(lines[0], line).is_some();
+    let row_lines: Vec<&[u8]> = row_lines.iter().filter(is_row).copied().collect();
+    let led = lines.iter().filter(|line| line.starts_with(b"l ")).count();
+    assert_eq!(
+        led,
+        row_lines.iter().filter(|line| line[0] == b'l').count(),
+        "a leader is overlooked"
+    );
     assert!(is_count(count, row_lines.len()), "the count is another");
-    let seen: Vec<Seen> = row_lines.iter().map(|line| Seen::new(lines[0], line)).collect();
+    let seen: Vec<Seen> = row_lines.iter().filter_map(|line| Seen::new(lines[0], line)).collect();
     assert_eq!(rows.len(), seen.len(), "rows were left out or made up");
-    for ((row, seen), line) in rows.iter().zip(&seen).zip(row_lines) {
+    for ((row, seen), line) in rows.iter().zip(&seen).zip(&row_lines) {
         let state = match row.state {
             State::Leader => b'l',
             State::Follower => b'f',
@@ -83,7 +92,8 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    fn new<'a>(header: &[u8], line: &'a [u8]) -> Seen<'a> {
+    /// None where the line does not fit the header.
+    fn new<'a>(header: &[u8], line: &'a [u8]) -> Option<Seen<'a>> {
         let title = |header: &[u8], title: &[u8]| {
             let at = (0..header.len()).rfind(|at| header[*at..].starts_with(title));
             at.expect("a title") + " ".len()
@@ -91,16 +101,20 @@ impl Seen<'_> {
         assert!(header.starts_with(b"S "));
         let ip = title(header, b" IP ");
         let name = title(&header[..ip], b" NAME ");
-        for blank in [1, name - 1, ip - 1] {
-            assert_eq!(line[blank], b' ', "a field leaves its column");
-        }
-        let end = line[ip..].iter().position(|byte| *byte == b' ').expect("a port") + ip;
-        assert!(ip < end, "no IP");
-        Seen {
+        let mut words = line.get(ip..)?.split(|byte| *byte == b' ');
+        let address = words.next()?;
+        let port = words.find(|word| !word.is_empty())?;
+        let is_port = port
+            .iter()
+            .enumerate()
+            .all(|(at, byte)| byte.is_ascii_digit() || (at == 0 && *byte == b'-'));
+        let fits = b"lf?-".contains(&line[0]) && [1, name - 1, ip - 1].iter().all(|blank| line[*blank] == b' ');
+        let end = (name..ip).rfind(|at| line[*at] != b' ').map_or(name, |at| at + 1);
+        (fits && is_port && !address.is_empty()).then(|| Seen {
             state: line[0],
-            name: line[name..ip].trim_ascii_end(),
-            ip: &line[ip..end],
-        }
+            name: &line[name..end],
+            ip: address,
+        })
     }
 
     fn is_of(&self, entry: &Entry) -> bool {
@@ -139,11 +153,15 @@ fn lines(text: &[u8]) -> Vec<&[u8]> {
     text.split(|byte| *byte == b'\n').collect()
 }
 
-/// The text with a last line that counts the lines between it and the first.
+/// The text with a last line that counts the lines between it and the first that may be rows.
 fn counted(text: &[u8]) -> Vec<u8> {
     let lines = lines(text);
     let (_, rest) = lines.split_last().expect("split gives one line at least");
-    let count = format!("Total: {} controller(s)", rest.len().saturating_sub(1));
+    let rows = rest
+        .iter()
+        .skip(1)
+        .filter(|line| matches!(line, [b'l' | b'f' | b'?' | b'-', b' ', ..]));
+    let count = format!("Total: {} controller(s)", rows.count());
     let rest = rest.iter().flat_map(|line| [line, &b"\n"[..]]);
     rest.chain([count.as_bytes()]).collect::<Vec<_>>().concat()
 }
@@ -221,7 +239,11 @@ pub fn defaults(text: &[u8]) {
         assert!(!format!("{:#}", fault.detail).is_empty());
         fault.reason
     });
+    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     let assigned = text.rsplit(|byte| *byte == b'\n').find_map(assigned);
+    if read == Err(Reason::DefaultsUnclear) {
+        return assert!(may_be_unclear(text), "nothing but plain assignments");
+    }
     let Some(rest) = assigned else {
         return assert_eq!(read, Err(Reason::NoBindAddresses), "nothing is assigned");
     };
@@ -262,13 +284,41 @@ pub fn defaults(text: &[u8]) {
 fn assigned(line: &[u8]) -> Option<&[u8]> {
     let blank = |byte: &u8| *byte == b' ' || *byte == b'\t';
     let indent = |line: &[u8]| line.iter().take_while(|byte| blank(byte)).count();
-    let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
     let line = &line[indent(line)..];
     let line = match line.strip_prefix(b"export") {
         Some(rest) if rest.first().is_some_and(blank) => &rest[indent(rest)..],
         _ => line,
     };
     line.strip_prefix(b"RPC_BIND_ADDRESSES=")
+}
+
+/// Whether there is anything besides plain assignments and comments of one line that a shell could act on.
+fn may_be_unclear(text: &[u8]) -> bool {
+    let words: [&[u8]; 9] = [
+        b"if",
+        b"while",
+        b"until",
+        b"for",
+        b"select",
+        b"case",
+        b"function",
+        b"{",
+        b"+=RPC_BIND_ADDRESSES",
+    ];
+    let has = |part: &[u8]| text.windows(part.len()).any(|other| other == part);
+    let is_word = |line: &&[u8]| {
+        let mut before = line.split(|byte| *byte == b'#').next().unwrap_or_default();
+        while let Some(at) = before.windows(18).position(|part| part == b"RPC_BIND_ADDRESSES") {
+            if at > 0 && assigned(before).is_none() {
+                return true;
+            }
+            before = &before[at + 18..];
+        }
+        false
+    };
+    text.iter().any(|byte| b"\"'`\\$;&|<()+".contains(byte))
+        || words.iter().any(|word| has(word))
+        || text.split(|byte| *byte == b'\n').any(|line| is_word(&line))
 }
 
 /// The value, where no shell could see another: in one pair of quotes, or with nothing special.
@@ -287,25 +337,34 @@ fn is_within(part: &[u8], whole: &[u8]) -> bool {
     part.iter().all(|byte| whole.any(|other| other == byte))
 }
 
-/// The request head: complete once and for all, and from then on HEAD or not.
+/// The request: complete once and for all, and from then on what it is.
 pub fn request(received: &[u8]) {
     let head = first_word(received) == Some(b"HEAD");
     assert_eq!(is_head(received), head);
     let mut complete = false;
-    let mut started = false;
+    let (mut started, mut is_first) = (false, true);
     let mut line = Vec::new();
     for (at, byte) in received.iter().enumerate() {
         if *byte == b'\n' {
-            complete |= started && (line.is_empty() || line == b"\r");
+            let line_is = |text: &[u8]| line == text || (line.strip_suffix(b"\r") == Some(text));
+            complete |= started && (line_is(b"") || (is_first && line_is(b"agent")));
+            is_first &= !started;
             line.clear();
         } else {
             started |= *byte != b'\r';
-            line.push(*byte);
+            if started {
+                line.push(*byte);
+            }
         }
         let so_far = &received[..=at];
         assert_eq!(is_complete(so_far), complete, "after {at}");
         if complete {
             assert_eq!(is_head(so_far), head, "what comes after the head changes the answer");
+            assert_eq!(
+                asked(so_far),
+                asked(received),
+                "what comes after the head changes the question"
+            );
         }
     }
     assert!(!is_complete(b""));
@@ -325,13 +384,15 @@ pub fn entry(input: &[u8]) {
     let Some(entry) = CacheEntry::decode(line) else { return };
     assert_eq!(entry.encode(), line, "not what is written");
     let words: Vec<&str> = line.split(' ').collect();
-    assert_eq!(words[0], "cmonhachk3");
+    assert_eq!(words[0], "cmonhachk4");
     assert_eq!(words[1], format!("{:016x}", entry.key));
     assert_eq!(words[2], entry.boot.as_deref().unwrap_or("-"));
-    assert_eq!(words[3], entry.from.as_nanos().to_string());
+    assert_eq!(words[3], entry.from.as_micros().to_string());
+    let hold = |hold: Hold| format!("{}/{:08x}", hold.span.as_millis(), hold.credentials);
+    assert_eq!(words[4], entry.hold.map_or("-".to_string(), hold));
     match entry.verdict {
-        Verdict::Leader => assert_eq!(words[4..], ["leader"]),
-        Verdict::Follower => assert_eq!(words[4..], ["follower"]),
-        Verdict::Unknown(reason) => assert_eq!(words[4..], ["unknown", reason.code()]),
+        Verdict::Leader => assert_eq!(words[5..], ["leader"]),
+        Verdict::Follower => assert_eq!(words[5..], ["follower"]),
+        Verdict::Unknown(reason) => assert_eq!(words[5..], ["unknown", reason.code()]),
     }
 }

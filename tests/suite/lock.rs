@@ -242,7 +242,7 @@ fn an_entry_is_believed_only_in_its_time_its_boot_and_its_key() {
             .encode(),
         ),
         ("another key", Entry { key: 0, ..valid() }.encode()),
-        ("another version", valid().encode().replace("cmonhachk3", "cmonhachk4")),
+        ("another version", valid().encode().replace("cmonhachk4", "cmonhachk3")),
         ("nonsense", "leader".to_string()),
     ] {
         put(&path, &text);
@@ -277,7 +277,7 @@ fn entries_that_are_of_no_use_any_more_are_removed_with_the_first_of_a_new_key()
     let node = cluster.leader();
     let old = |boot: &str, from: &str| {
         let path = node.lock.with_extension(format!("101.{from}"));
-        put(&path, &format!("cmonhachk3 0000000000000001 {boot} {from} leader"));
+        put(&path, &format!("cmonhachk4 0000000000000001 {boot} {from} - leader"));
         path
     };
     let gone = old("00000000-0000-0000-0000-000000000000", "1");

@@ -5,6 +5,7 @@ mod by_hand;
 mod chaos;
 mod cluster;
 mod connection;
+mod controller;
 mod corpora;
 mod documents;
 mod failover;

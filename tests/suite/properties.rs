@@ -65,6 +65,8 @@ fn comment() -> impl Strategy<Value = String> {
         Just("\u{1b}[31ml\u{1b}[0m".to_string()),
         Just(String::new()),
         "[^\n]{0,40}",
+        // Of several lines; one that could be a leader's row is refused.
+        "[^\n]{0,20}(\n([^l\n][^\n]{0,20})?){1,3}",
     ]
 }
 

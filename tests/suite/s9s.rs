@@ -146,27 +146,6 @@ fn each_way_not_to_start_has_its_reason() {
 }
 
 #[test]
-fn each_way_to_fail_has_its_reason() {
-    let cluster = Cluster::new();
-    let node = cluster.leader();
-    for (behaviour, reason) in [
-        ("fail 1 Something else.", "s9s-failed"),
-        ("fail 2 Redirect failed.", "s9s-redirect-failed"),
-        ("fail 3 Access denied.", "s9s-refused"),
-        (
-            "fail 5 Connect to 127.0.0.1:9501 failed(111): Connection refused.",
-            "s9s-no-connection",
-        ),
-        ("fail 6 No user name set.", "s9s-no-user"),
-        ("crash", "s9s-killed"),
-        ("print /dev/null", "list-unreadable"),
-    ] {
-        cluster.behaves(behaviour);
-        assert_eq!(node.get(&["--max-age", "0"]), unknown(reason), "{behaviour}");
-    }
-}
-
-#[test]
 fn each_failing_of_the_defaults_file_has_its_reason() {
     let cluster = Cluster::new();
     let node = cluster.leader();

@@ -1,0 +1,94 @@
+//! The configuration that s9s reads: its s9s.conf files, and the keys beside them.
+//!
+//! Source: the genuine client (s9s-tools 1.9). It reads a user's file and a system's; what the first sets
+//! outranks the second.
+
+use std::ffi::OsString;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+
+use nix::unistd::Uid;
+
+use crate::machine::{home_of, identity, is_missing, read_file, set};
+use crate::settings::unquote;
+
+/// The home folder in which s9s looks: HOME, or the user's own where the environment lacks it.
+pub fn home() -> Option<OsString> {
+    set("HOME").or_else(|| home_of(Uid::effective()))
+}
+
+/// The s9s.conf files, in the order in which they are asked.
+pub fn files() -> [PathBuf; 2] {
+    let file = |variable, usual: &dyn Fn() -> PathBuf| set(variable).map_or_else(usual, PathBuf::from);
+    let folder = || PathBuf::from(home().unwrap_or_default()).join(".s9s");
+    [
+        file("S9S_USER_CONFIG", &|| folder().join("s9s.conf")),
+        file("S9S_SYSTEM_CONFIG", &|| "/etc/s9s.conf".into()),
+    ]
+}
+
+/// Tells these credentials, files and keys, from others.
+pub fn digest() -> u32 {
+    let [user, system] = files();
+    let folder = user.parent().and_then(|folder| fs::read_dir(folder).ok());
+    let files = folder.into_iter().flatten().flatten().map(|file| file.path());
+    let mut keys: Vec<_> = files
+        .filter(|path| path.extension().is_some_and(|end| end == "key"))
+        .collect();
+    keys.sort();
+    let mut hasher = DefaultHasher::new();
+    for path in [user, system].into_iter().chain(keys) {
+        (identity(&path), path).hash(&mut hasher);
+    }
+    // Half of the digest, so that the cache entry stays short.
+    (hasher.finish() >> 32) as u32
+}
+
+/// Which files s9s reads, what they say of the user, and which controller is asked, in lines.
+pub fn describe() -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut controller = set("CMON_CONTROLLER").map(|url| format!("{} (CMON_CONTROLLER)", url.display()));
+    for path in files() {
+        let text = match read_file(&path) {
+            Ok(text) => text,
+            Err(error) if is_missing(&error) => {
+                lines.push(format!("{}: not there", path.display()));
+                continue;
+            }
+            Err(error) => {
+                lines.push(format!("{}: cannot be read: {error}", path.display()));
+                continue;
+            }
+        };
+        let user = value(&text, "cmon_user").map_or("sets no user".to_string(), |user| format!("sets the user {user}"));
+        lines.push(format!("{}: {user}", path.display()));
+        controller = controller.or_else(|| Some(format!("{} ({})", value(&text, "controller")?, path.display())));
+    }
+    let controller = controller.unwrap_or_else(|| "https://localhost:9501, where no file names another".to_string());
+    lines.push(format!("controller asked: {controller}"));
+    lines
+}
+
+/// The value of the last line `name = value`.
+fn value(text: &[u8], name: &str) -> Option<String> {
+    let value = |line: &[u8]| {
+        let rest = line.trim_ascii().strip_prefix(name.as_bytes())?.trim_ascii_start();
+        let value = unquote(rest.strip_prefix(b"=")?);
+        Some(String::from_utf8_lossy(&value).trim().to_string()).filter(|value| !value.is_empty())
+    };
+    text.split(|byte| *byte == b'\n').rev().find_map(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_stands_behind_its_name_alone() {
+        let text =
+            b"[global]\n# cmon_user = a\ncmon_user_x = b\n  cmon_user=\"system\" # c\ncmon_password = x\ncontroller=";
+        assert_eq!(value(text, "cmon_user").as_deref(), Some("system"));
+        assert_eq!(value(text, "controller"), None);
+    }
+}

@@ -1,0 +1,385 @@
+//! The situations of a controller's life: what it says, whom it refuses, and when it is left alone.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until};
+use crate::syslog::{Log, logging};
+
+/// What a client with this request and this check is answered.
+fn ask(check: &mut Command, request: &str) -> String {
+    let mut client = connect(check);
+    client.send(request.as_bytes());
+    client.answer()
+}
+
+#[test]
+fn each_recorded_end_of_s9s_has_its_reason() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    for (behaviour, reason) in [
+        ("access-denied", "s9s-refused"),
+        ("wrong-password", "s9s-refused"),
+        ("user-suspended", "s9s-user-suspended"),
+        ("login-try-again", "s9s-try-again"),
+        ("controller-initializing", "s9s-try-again"),
+        ("login-redirect-no-leader", "s9s-redirect-failed"),
+        ("list-redirect-leader-down", "s9s-redirect-failed"),
+        ("connection-refused", "s9s-no-connection"),
+        ("leader-refuses-connections", "s9s-redirect-failed"),
+        ("no-such-host", "s9s-no-such-host"),
+        ("not-tls", "s9s-no-tls"),
+        ("closed-in-handshake", "s9s-no-tls"),
+        ("config-syntax-error", "s9s-conf-unreadable"),
+        ("no-credentials", "s9s-no-credentials"),
+        ("no-home", "s9s-no-user"),
+        ("count 5", "list-unreadable"),
+        ("fail 1 Something else.", "s9s-failed"),
+        ("crash", "s9s-killed"),
+        ("print /dev/null", "list-unreadable"),
+    ] {
+        node.forget();
+        cluster.behaves(behaviour);
+        assert_eq!(node.get(&[]), unknown(reason), "{behaviour}");
+        assert!(!reason.contains("leader") && !reason.contains("follower"), "{reason}");
+    }
+}
+
+#[test]
+fn a_line_feed_in_a_comment_costs_nobody_the_role() {
+    let cluster = Cluster::new();
+    let controllers = fs::read_to_string(cluster.folder.join("controllers")).unwrap();
+    let sick = r"Heartbeat failed:\nconnection refused\n\n";
+    cluster
+        .folder
+        .write("controllers", controllers.replacen("Accepting heartbeats.", sick, 1));
+    assert_eq!(cluster.leader().get(&[]), LEADER);
+    assert_eq!(cluster.node("10.0.0.102").get(&[]), FOLLOWER);
+    let forged = r"x\nl 1.7.4.3565 system admins 10.0.0.102 10.0.0.102 9501 Acting as leader.";
+    cluster
+        .folder
+        .write("controllers", controllers.replacen("Accepting heartbeats.", forged, 1));
+    for address in ["10.0.0.101", "10.0.0.102", "10.0.0.103"] {
+        let node = cluster.node(address);
+        assert_eq!(node.get(&["--max-age", "0"]), unknown("list-unreadable"));
+    }
+}
+
+#[test]
+fn a_refused_login_is_not_tried_again_until_its_credentials_change() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let home = cluster.folder.join("home");
+    fs::create_dir_all(home.join(".s9s")).unwrap();
+    let conf = home.join(".s9s/s9s.conf");
+    fs::write(&conf, "cmon_user = system\n").unwrap();
+    let get = |arguments: &[&str]| {
+        ask(
+            node.command().env("HOME", &home).args(arguments),
+            "GET / HTTP/1.0\r\n\r\n",
+        )
+    };
+    for (behaviour, reason) in [
+        ("wrong-password", "s9s-refused"),
+        ("user-suspended", "s9s-user-suspended"),
+    ] {
+        node.forget();
+        cluster.behaves(behaviour);
+        let runs = cluster.runs();
+        for _ in 0..3 {
+            assert_eq!(get(&["--max-age", "0"]), unknown(reason));
+        }
+        assert_eq!(cluster.runs(), runs + 1, "{behaviour}");
+        fs::write(&conf, format!("cmon_user = system # {behaviour}\n")).unwrap();
+        assert_eq!(get(&["--max-age", "0"]), unknown(reason));
+        assert_eq!(cluster.runs(), runs + 2, "s9s.conf changed");
+        fs::write(home.join(".s9s/system.key"), behaviour).unwrap();
+        assert_eq!(get(&["--max-age", "0"]), unknown(reason));
+        assert_eq!(cluster.runs(), runs + 3, "the key changed");
+        assert_eq!(get(&["--max-age", "0", "--backoff", "0"]), unknown(reason));
+        assert_eq!(cluster.runs(), runs + 4, "without the back-off");
+        cluster.behaves("list");
+        assert_eq!(get(&["--backoff", "0", "--max-age", "0"]), LEADER);
+        assert_eq!(get(&[]), LEADER, "and nothing is held any more");
+    }
+}
+
+#[test]
+fn an_election_and_a_starting_controller_are_asked_every_time() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    for behaviour in [
+        "login-redirect-no-leader",
+        "list-redirect-leader-down",
+        "login-try-again",
+        "controller-initializing",
+        "connection-refused",
+        "no-credentials",
+    ] {
+        cluster.behaves(behaviour);
+        let runs = cluster.runs();
+        for _ in 0..3 {
+            assert!(node.get(&["--max-age", "0"]).contains("unknown"));
+        }
+        assert_eq!(cluster.runs(), runs + 3, "{behaviour}");
+    }
+}
+
+/// The node's check as it would be in so many seconds.
+fn later(node: &Node<'_>, seconds: u32) -> Command {
+    let check = node.command();
+    in_namespaces(&["--time", &format!("--boottime={seconds}")], r#"exec "$@""#, &check)
+}
+
+#[test]
+fn a_wrong_password_costs_a_few_logins_in_ten_minutes() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    cluster.behaves("wrong-password");
+    let mut logins = Vec::new();
+    // Twice a second it would be the same, and twice as long.
+    for second in 0..600 {
+        let runs = cluster.runs();
+        assert_eq!(
+            ask(&mut later(&node, second), "GET / HTTP/1.0\r\n\r\n"),
+            unknown("s9s-refused")
+        );
+        logins.extend((cluster.runs() > runs).then_some(second));
+    }
+    println!("logins in ten minutes of a wrong password, after seconds: {logins:?}");
+    assert_eq!(logins.len(), 5, "{logins:?}");
+    assert!(logins[1] >= 29 && logins[2] >= logins[1] + 58, "{logins:?}");
+    cluster.behaves("list");
+    assert_eq!(
+        ask(&mut later(&node, 10_000), "GET / HTTP/1.0\r\n\r\n"),
+        LEADER,
+        "a password that is right again is found out"
+    );
+}
+
+#[test]
+fn a_refusal_that_was_not_given_by_the_credentials_of_now_or_is_over_does_not_count() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    cluster.behaves("wrong-password");
+    assert_eq!(node.get(&["--backoff", "0.4"]), unknown("s9s-refused"));
+    let start = Instant::now();
+    cluster.behaves("list");
+    assert_eq!(
+        node.get(&["--backoff", "0.4", "--max-age", "0"]),
+        unknown("s9s-refused")
+    );
+    wait_until("the span is over", || {
+        node.get(&["--backoff", "0.4", "--max-age", "0"]) == LEADER
+    });
+    assert!(start.elapsed() >= Duration::from_millis(300));
+}
+
+#[test]
+fn maintenance_is_a_file_that_is_touched_and_removed() {
+    let cluster = Cluster::new();
+    let log = Log::open(&cluster);
+    let node = cluster.leader();
+    let file = cluster.folder.join("maintenance");
+    let arguments = ["--max-age", "60", "--maintenance", file.to_str().unwrap()];
+    let get = || ask(&mut logging(&node, &arguments), "GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(get(), LEADER);
+    assert_eq!(log.lines().len(), 1);
+    fs::write(&file, "Kernel update,\nback at four.\n").unwrap();
+    for _ in 0..3 {
+        assert_eq!(get(), unknown("maintenance"), "whatever is cached");
+    }
+    assert_eq!(
+        log.lines(),
+        [format!(
+            "<28>leader -> unknown maintenance: {} says: Kernel update, back at four.",
+            file.display()
+        )]
+    );
+    assert_eq!(cluster.runs(), 1);
+    let explained = String::from_utf8(node.by_hand(&[&arguments[2..], &["--explain"]].concat()).stdout).unwrap();
+    assert!(explained.contains("Kernel update, back at four."), "{explained}");
+    assert_eq!(node.answer(&arguments), unknown("maintenance"), "by hand as well");
+    fs::remove_file(&file).unwrap();
+    assert_eq!(get(), LEADER);
+    assert_eq!(cluster.runs(), 2);
+    let lines = log.lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].starts_with("<29>unknown maintenance -> leader: "), "{lines:?}");
+}
+
+#[test]
+fn what_is_asked_for_decides_what_a_follower_is_worth() {
+    let cluster = Cluster::new();
+    let healthy = FOLLOWER.replace("503 Service Unavailable", "200 OK");
+    let nobody = unknown("not-listed");
+    for (address, role, health, agent) in [
+        ("10.0.0.101", LEADER, LEADER, "up\n"),
+        ("10.0.0.102", FOLLOWER, healthy.as_str(), "down#follower\n"),
+        ("10.0.0.9", &nobody, &nobody, "#unknown not-listed\n"),
+    ] {
+        let node = cluster.node(address);
+        let ask = |request: &str| ask(&mut node.command(), request);
+        assert_eq!(ask("GET / HTTP/1.0\r\n\r\n"), role);
+        assert_eq!(ask("OPTIONS /other HTTP/1.0\r\n\r\n"), role);
+        assert_eq!(ask("GET /health HTTP/1.1\r\nHost: a\r\n\r\n"), health);
+        assert_eq!(ask("GET /health?from=zabbix HTTP/1.1\r\n\r\n"), health);
+        let (head, _) = health.split_once("\r\n\r\n").unwrap();
+        assert_eq!(ask("HEAD /health HTTP/1.1\r\n\r\n"), format!("{head}\r\n\r\n"));
+        assert_eq!(ask("agent\n"), agent);
+        assert_eq!(ask("agent\r\n"), agent);
+        assert_eq!(cluster.runs(), 1, "all of one verdict");
+        fs::remove_file(cluster.folder.join("runs")).unwrap();
+    }
+    let node = cluster.leader();
+    let file = cluster.folder.write("maintenance", "");
+    let mut check = node.command();
+    check.env("CMONHACHK_MAINTENANCE", file);
+    assert_eq!(ask(&mut check, "agent\n"), "stopped#maintenance\n");
+}
+
+#[test]
+fn the_agents_line_is_answered_before_the_client_closes_and_in_time() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    cluster.behaves("hang");
+    let mut client = node.connect(&["--timeout", "0.4"]);
+    client.send(b"agent\n");
+    assert_eq!(client.answer(), "#unknown s9s-timeout\n");
+    let lock = node.hold_the_lock();
+    let mut client = node.connect(&["--timeout", "0.2", "--max-age", "0"]);
+    client.send(b"agent\n");
+    assert_eq!(client.answer(), "#unknown lock-timeout\n", "from the guard as well");
+    drop(lock);
+}
+
+#[test]
+fn a_node_that_is_named_needs_no_defaults_file() {
+    let cluster = Cluster::new();
+    let controllers = fs::read_to_string(cluster.folder.join("controllers")).unwrap();
+    let named = controllers.replacen("10.0.0.102\t", "cc2.example.com\t", 1);
+    cluster.folder.write("controllers", named);
+    let node = Node {
+        defaults: "/nonexistent".into(),
+        ..cluster.leader()
+    };
+    assert_eq!(node.get(&[]), unknown("defaults-missing"));
+    assert_eq!(node.get(&["--node", "10.0.0.101"]), LEADER);
+    assert_eq!(
+        node.get(&["--node", "CC2.example.com"]),
+        FOLLOWER,
+        "shares nothing with another node"
+    );
+    assert_eq!(node.get(&["--node", "cc2"]), unknown("not-listed"));
+    assert_eq!(node.get(&["--node", "localhost"]), unknown("only-loopback"));
+    assert_eq!(node.get(&["--node", ""]), unknown("bad-arguments"));
+    assert_eq!(
+        cluster.leader().get(&["--node", "10.0.0.102"]),
+        FOLLOWER,
+        "outranks the file"
+    );
+}
+
+#[test]
+fn a_pool_and_an_unclear_file_have_their_reasons() {
+    let cluster = Cluster::new();
+    for (text, reason) in [
+        (
+            "EXTRA_OPTS=\"--pool\"\nRPC_BIND_ADDRESSES=10.0.0.101\n",
+            "controller-pool",
+        ),
+        ("EXTRA_OPTS='--cloud x --pool'\n", "controller-pool"),
+        ("RPC_BIND_ADDRESSES=\"10.0.0.101,\n10.0.0.102\"\n", "defaults-unclear"),
+        ("if true; then\nRPC_BIND_ADDRESSES=10.0.0.101\nfi\n", "defaults-unclear"),
+    ] {
+        let defaults = cluster.folder.write("defaults", text);
+        let node = Node {
+            defaults,
+            ..cluster.leader()
+        };
+        assert_eq!(node.get(&["--max-age", "0"]), unknown(reason), "{text}");
+    }
+    assert_eq!(cluster.runs(), 0);
+}
+
+#[test]
+fn explain_names_the_files_the_user_the_controller_and_what_is_held() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let home = cluster.folder.join("home");
+    fs::create_dir_all(home.join(".s9s")).unwrap();
+    let conf = home.join(".s9s/s9s.conf");
+    fs::write(
+        &conf,
+        "[global]\ncmon_user = \"checker\"\ncontroller = https://10.0.0.9:9501\n",
+    )
+    .unwrap();
+    cluster.behaves("wrong-password");
+    let check = || {
+        let mut check = node.command();
+        check
+            .env("HOME", &home)
+            .env("S9S_SYSTEM_CONFIG", "/nonexistent/s9s.conf");
+        check
+    };
+    assert_eq!(ask(&mut check(), "GET / HTTP/1.0\r\n\r\n"), unknown("s9s-refused"));
+    let explain = |check: &mut Command| String::from_utf8(check.arg("--explain").output().unwrap().stdout).unwrap();
+    let told = explain(&mut check());
+    for line in [
+        &format!("  {}: sets the user checker", conf.display()),
+        "  /nonexistent/s9s.conf: not there",
+        &format!("  controller asked: https://10.0.0.9:9501 ({})", conf.display()),
+        "    10.0.0.101 (no interface of this machine has it: is the file another node's?)",
+        "    Invalid username or password.",
+    ] {
+        assert!(told.lines().any(|other| other == line), "{line}\n{told}");
+    }
+    let held = "  unknown s9s-refused: the service does not run s9s for another ";
+    let seconds = told.lines().find_map(|line| line.strip_prefix(held)).expect(&told);
+    let seconds: u64 = seconds.strip_suffix(" s").unwrap().parse().unwrap();
+    assert!((20..30).contains(&seconds), "{told}");
+    assert_eq!(cluster.runs(), 2, "it asks all the same");
+    let told = explain(check().env("CMON_CONTROLLER", "https://cc9:9501"));
+    assert!(
+        told.contains("  controller asked: https://cc9:9501 (CMON_CONTROLLER)\n"),
+        "{told}"
+    );
+    let told = explain(check().env("S9S_USER_CONFIG", "/nonexistent/user.conf"));
+    assert!(told.contains("  /nonexistent/user.conf: not there\n"), "{told}");
+    assert!(told.contains("  controller asked: https://localhost:9501, "), "{told}");
+}
+
+#[test]
+fn explain_tells_root_how_to_ask_as_the_service() {
+    let cluster = Cluster::new();
+    let passwd = "root:x:0:0::/root:/bin/sh\ncmonhachk:x:990:990::/var/lib/cmonhachk:/bin/false\n";
+    let passwd = cluster.folder.write("passwd", passwd);
+    let mut check = cluster.leader().command();
+    check.arg("--explain").env("PASSWD", passwd);
+    let script = "mount --bind \"$PASSWD\" /etc/passwd; exec \"$@\"";
+    let output = in_namespaces(&["--mount"], script, &check).output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    let hint = "runuser -u cmonhachk -- env -i ";
+    assert!(told.contains(hint) && told.contains("cmonhachk --explain\n"), "{told}");
+    let told = String::from_utf8(cluster.leader().by_hand(&["--explain"]).stdout).unwrap();
+    assert!(!told.contains(hint), "where there is no such user: {told}");
+}
+
+#[test]
+fn a_syntax_error_is_logged_with_the_files_that_were_read() {
+    let cluster = Cluster::new();
+    let log = Log::open(&cluster);
+    let node = cluster.leader();
+    cluster.behaves("config-syntax-error");
+    let mut check = logging(&node, &[]);
+    check.env("HOME", "/home/service");
+    let mut client = connect(&mut check);
+    client.send(GET);
+    assert_eq!(client.answer(), unknown("s9s-conf-unreadable"));
+    let lines = log.lines();
+    assert!(
+        lines[0].contains("syntax error in line 1") && lines[0].contains("/home/service/.s9s/s9s.conf"),
+        "{lines:?}"
+    );
+}
