@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::cluster::{AtEnd, Cluster, wait_until};
+use crate::cluster::{AtEnd, Cluster, Daemon, wait_until};
 use crate::failover::Ui;
 use crate::systemd::Systemd;
 
 const VIRTUAL: &str = "10.0.0.130";
 const SITE: &str = "10.0.0.130 10.0.0.101 10.0.0.102 10.0.0.103";
 const NAMES: [&str; 3] = ["node1", "node2", "node3"];
-const OURS: [&str; 2] = ["/etc/haproxy/cmonhachk.cfg", "/etc/keepalived/cmonhachk.conf"];
 
 /// How long a failover may take.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -135,9 +134,9 @@ impl Node {
     /// All that a run could change.
     fn state(&self) -> String {
         self.run(
-            "cd /etc/haproxy && find . ../keepalived ../systemd -type f -o -type l | sort | xargs stat --format '%n %i %a %U %.9Y'
+            "cd /etc; find haproxy keepalived systemd/system -type f -o -type l | sort | xargs stat --format '%n %i %a %U %.9Y'
              systemctl show --property MainPID,ActiveState,UnitFileState haproxy keepalived cmonhachk-front
-             pgrep --list-full haproxy; ip -o addr; ls /run/cmonhachk-front*",
+             pgrep --list-full haproxy; ip -o -4 addr; ls -d /run/cmonhachk-front /run/cmonhachk-front.weight",
         )
     }
 }
@@ -209,7 +208,9 @@ impl Site {
 fn is_open(session: &TcpStream) -> bool {
     session.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     // Neither closed nor reset: there is nothing to read.
-    (&mut &*session).read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    (&mut &*session)
+        .read(&mut [0])
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 #[test]
@@ -219,7 +220,10 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     for (node, order) in site.nodes.iter().zip(["101 102 103", "103 101 102", "102 103 101"]) {
         let nodes = order.replace(' ', " 10.0.0.");
         let said = node.succeeds(&format!("{VIRTUAL} 10.0.0.{nodes}"));
-        assert!(said.contains("Users get to the leader at 10.0.0.130, port 81.\n"), "{said}");
+        assert!(
+            said.contains("Users get to the leader at 10.0.0.130, port 81.\n"),
+            "{said}"
+        );
     }
     assert_eq!(site.user_gets(VIRTUAL).as_deref(), Some("node2"));
     eprintln!("three runs, and users were on the leader after {:?}", start.elapsed());
@@ -228,10 +232,16 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
         let before = node.state();
         assert!(node.succeeds("").ends_with("Nothing had to be changed.\n0\n"));
         assert_eq!(node.state(), before);
-        assert_eq!(node.run("systemctl is-enabled cmonhachk-front keepalived"), "enabled\nenabled\n");
+        assert_eq!(
+            node.run("systemctl is-enabled cmonhachk-front keepalived"),
+            "enabled\nenabled\n"
+        );
     }
-    let metrics = site.nodes[0].run("curl --silent http://10.0.0.130:9600/metrics");
-    assert!(metrics.contains("haproxy_server_status{proxy=\"role\",server=\"node2\""), "{metrics}");
+    let metrics = site.nodes[1].run("curl --silent http://10.0.0.130:9600/metrics");
+    assert!(
+        metrics.contains("haproxy_server_status{proxy=\"role\",server=\"node2\""),
+        "{metrics}"
+    );
 
     // A reload keeps a session, and the address.
     let (session, _) = site.visit(VIRTUAL).unwrap();
@@ -243,10 +253,11 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     site.nodes[0].run("kill -KILL $(pgrep --parent $(systemctl show --property MainPID --value cmonhachk-front))");
     let second = site.moves_from("node1");
     site.stays_on(second);
-    site.node(second).run("systemctl kill --kill-whom main --signal KILL cmonhachk-front");
+    site.node(second)
+        .run("systemctl kill --kill-whom main --signal KILL cmonhachk-front");
     let third = site.moves_from(second);
     site.network.ip(&format!("link set {third} down"));
-    let fourth = (third, site.cut_off(third)).1;
+    let fourth = site.moves_from(third);
     site.network.ip(&format!("link set {third} up"));
     wait_until("one node has the address", || site.holders(VIRTUAL) == [fourth]);
 
@@ -269,4 +280,266 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     });
     assert!(replies[&Some("node2".to_string())] > 10, "{replies:?}");
     assert!(!replies.keys().flatten().any(|name| name != "node2"), "{replies:?}");
+}
+
+const HAPROXY_CFG: &str = "global\n    stats socket /run/operator.sock\ndefaults\n    mode tcp\n    timeout connect 5s\n    \
+    timeout client 1h\n    timeout server 1h\nlisten stats\n    bind :8443\n    server own 127.0.0.1:443\n";
+/// Without an end of the last line.
+const KEEPALIVED_CONF: &str = "global_defs {\n    vrrp_version 2\n}\ninclude own.conf\nvrrp_instance own {\n    interface eth1\n    \
+    virtual_router_id 7\n    priority 100\n    virtual_ipaddress {\n        10.0.0.77/24\n    }\n}";
+
+#[test]
+fn what_an_operator_has_is_neither_changed_nor_restarted() {
+    let site = Site::boot();
+    let node = &site.nodes[0];
+    node.run(&format!(
+        "cat >/etc/haproxy/haproxy.cfg <<'END'\n{HAPROXY_CFG}END\nprintf '%s' '{KEEPALIVED_CONF}' >/etc/keepalived/keepalived.conf
+         touch /etc/keepalived/own.conf; chmod 600 /etc/keepalived/keepalived.conf; systemctl --quiet enable --now haproxy keepalived"
+    ));
+    let session = inside(&site.network.file(), || TcpStream::connect("10.0.0.101:8443").unwrap());
+    let mut name = [0; 5];
+    (&session).read_exact(&mut name).unwrap();
+    wait_until("the operator's address is there", || node.has("10.0.0.77"));
+    let theirs = || {
+        assert!(node.has("10.0.0.77"));
+        assert!(is_open(&session));
+        node.run("pgrep --parent 1 --list-full 'haproxy|keepalived' | grep -v cmonhachk; stat --format '%a %U' /etc/keepalived/keepalived.conf")
+    };
+    let files =
+        || node.run("cd /etc; find haproxy keepalived systemd/system -type f | sort | xargs sha256sum; ls -R systemd");
+    let before = (theirs(), files());
+
+    for node in &site.nodes {
+        node.succeeds(SITE);
+    }
+    assert_eq!(site.user_gets(VIRTUAL).as_deref(), Some("node2"));
+    assert_eq!(theirs(), before.0);
+    for node in site.nodes.iter().rev() {
+        let state = node.state();
+        assert!(
+            node.succeeds("--remove --dry-run")
+                .contains("Removes /etc/keepalived/cmonhachk.conf\n")
+        );
+        assert_eq!(node.state(), state);
+        node.succeeds("--remove");
+    }
+    wait_until("nobody has the address", || site.holders(VIRTUAL).is_empty());
+    assert_eq!((theirs(), files()), before);
+    for node in &site.nodes[1..] {
+        assert_eq!(
+            node.run("ls /etc/keepalived/keepalived.conf; systemctl is-active keepalived"),
+            "inactive\n"
+        );
+    }
+    assert!(node.succeeds("--remove").ends_with("Nothing had to be changed.\n0\n"));
+}
+
+#[test]
+fn a_run_that_is_interrupted_is_finished_by_the_next_one_and_two_wait_for_each_other() {
+    let site = Site::boot();
+    let node = &site.nodes[1];
+    node.run("mv /usr/bin/systemctl /usr/bin/systemctl.real");
+    let interrupted_at = |verb: &str, arguments: &str| {
+        node.run(&format!(
+            "cat >/usr/bin/new <<'END'\n#!/bin/sh\ncase \"$*\" in \"{verb}\"*) cp /usr/bin/systemctl.real $0.new; mv $0.new $0; \
+             kill -KILL $PPID ;; esac\nexec systemctl.real \"$@\"\nEND\nchmod 755 /usr/bin/new; mv /usr/bin/new /usr/bin/systemctl"
+        ));
+        let said = node.front(arguments);
+        assert!(said.ends_with("\n137\n"), "{verb}: {said}");
+    };
+    let listens = |port: u16| !node.run(&format!("ss -Hltn sport = :{port}")).is_empty();
+    for (verb, arguments) in [
+        ("--quiet enable c", ""),
+        ("start c", ""),
+        ("start k", ""),
+        ("reload c", "--front-port 82"),
+        ("reload k", "--router-id 52"),
+    ] {
+        if !verb.starts_with("reload") {
+            node.succeeds("--remove");
+        }
+        interrupted_at(verb, &format!("{arguments} {SITE}"));
+        node.succeeds(SITE);
+        assert!(
+            node.succeeds(SITE).ends_with("Nothing had to be changed.\n0\n"),
+            "{verb}"
+        );
+        wait_until("it has the address", || node.has(VIRTUAL));
+    }
+    // The options were remembered, and what runs has them.
+    assert!(listens(82) && !listens(81));
+    node.run("systemctl kill --signal USR1 --kill-whom main keepalived");
+    wait_until("keepalived has told its data", || {
+        node.run("cat /tmp/keepalived.data")
+            .contains("Virtual Router ID = 52\n")
+    });
+
+    interrupted_at("try-reload", "--remove");
+    node.succeeds("--remove");
+    assert!(!node.has(VIRTUAL) && !listens(82));
+
+    let both = node.run(&format!(
+        "cmonhachk-front {SITE} >/tmp/one 2>&1 & cmonhachk-front {SITE} >/tmp/two 2>&1; echo $?; wait $!; echo $?; cat /tmp/one /tmp/two"
+    ));
+    assert!(both.starts_with("0\n0\n"), "{both}");
+    assert_eq!(both.matches("Writes /etc/haproxy/cmonhachk.cfg\n").count(), 1, "{both}");
+    assert_eq!(both.matches("Nothing had to be changed.\n").count(), 1, "{both}");
+}
+
+#[test]
+fn it_refuses_with_the_cause_before_it_changes_anything() {
+    let site = Site::boot();
+    let node = &site.nodes[0];
+    let before = node.state();
+    node.run("cp /etc/haproxy/haproxy.cfg /run/before.cfg");
+    let refuses = |setup: &str, arguments: &str, status: u8, cause: &str, undo: &str| {
+        node.run(setup);
+        let said = node.front(arguments);
+        assert!(said.contains(cause), "{arguments}: {said}");
+        assert!(
+            said.starts_with("cmonhachk-front: ") && said.ends_with(&format!("\n{status}\n")),
+            "{said}"
+        );
+        node.run(undo);
+        assert_eq!(node.state(), before, "{arguments}");
+    };
+    let nodes = "10.0.0.101 10.0.0.102 10.0.0.103";
+    for (arguments, cause) in [
+        (
+            "--no-such-option",
+            "'--no-such-option' is neither an option nor an address",
+        ),
+        ("--front-port eighty", "--front-port needs a number"),
+        ("--interface", "--interface needs a value"),
+        ("10.0.0.130 10.0.0.101", "two to six NODEs are needed"),
+        ("10.0.0.101 10.0.0.101 10.0.0.102", "the VIP is a node's address"),
+        (
+            &format!("--stats-port 81 {SITE}"),
+            "--front-port and --stats-port are the same",
+        ),
+    ] {
+        refuses("", arguments, 2, cause, "");
+    }
+    let listener = |port: u16| {
+        format!(
+            "systemd-run --quiet --collect --unit somebody socat TCP-LISTEN:{port} -
+             timeout 5 sh -c 'until ss -Hltnp sport = :{port} | grep -q socat; do sleep 0.05; done'"
+        )
+    };
+    let end = "systemctl stop somebody";
+    let mut other = Command::new("ip");
+    other.args(["netns", "exec", &site.network.0, "socat", "TCP-LISTEN:9201,fork"]);
+    let _other = Daemon(other.arg("SYSTEM:echo HTTP/1.0 200 OK; echo").spawn().unwrap());
+    for (setup, arguments, cause, undo) in [
+        (
+            listener(81),
+            SITE.to_string(),
+            "port 81 is in use by socat, process ",
+            end,
+        ),
+        (
+            listener(9600),
+            SITE.to_string(),
+            "choose another with --stats-port",
+            end,
+        ),
+        (
+            String::new(),
+            format!("{VIRTUAL} {nodes} 10.0.0.200"),
+            "10.0.0.200 does not answer on port 9201 as cmonhachk does",
+            "",
+        ),
+        (
+            String::new(),
+            format!("10.0.0.200 {nodes}"),
+            "10.0.0.200 is in use: the host with the hardware address ",
+            "",
+        ),
+        (
+            String::new(),
+            format!("127.0.0.1 {nodes}"),
+            "127.0.0.1 is in use: this host has it",
+            "",
+        ),
+        (
+            String::new(),
+            format!("10.9.9.9 {nodes}"),
+            "10.9.9.9 cannot be reached from here",
+            "",
+        ),
+        (
+            "ip route add 10.9.0.0/16 via 10.0.0.103".to_string(),
+            format!("10.9.9.9 {nodes}"),
+            "10.9.9.9 is not in a network of eth1",
+            "ip route del 10.9.0.0/16",
+        ),
+        (
+            String::new(),
+            format!("--interface lo {SITE}"),
+            "10.0.0.130 is not in a network of lo",
+            "",
+        ),
+        (
+            String::new(),
+            format!("{VIRTUAL} 10.0.0.102 10.0.0.103"),
+            "this host has the address of no NODE",
+            "",
+        ),
+        (
+            String::new(),
+            format!("--stats-from 10.0.0.0/99 {SITE}"),
+            "haproxy refuses the configuration",
+            "",
+        ),
+        (
+            "printf 'vrrp_instance cmonhachk {\n}\n' >/etc/keepalived/keepalived.conf".to_string(),
+            SITE.to_string(),
+            "keepalived refuses the configuration",
+            "rm /etc/keepalived/keepalived.conf",
+        ),
+    ] {
+        refuses(&setup, &arguments, 1, cause, undo);
+    }
+
+    assert!(
+        node.succeeds(&format!("--dry-run {SITE}"))
+            .contains("Starts keepalived.service\n")
+    );
+    assert_eq!(node.state(), before);
+
+    // What it ends by asking: nobody leads, and then somebody does.
+    for node in &site.nodes {
+        node.run("sed -i s/^l/f/ /opt/cluster/controllers");
+    }
+    let said = node.front(SITE);
+    assert!(
+        said.contains("cmonhachk-front: HAProxy finds no leader: http://HOST:9600/ has"),
+        "{said}"
+    );
+    assert!(said.ends_with("\n1\n"), "{said}");
+    for node in &site.nodes {
+        node.run("sed -i /10.0.0.102/s/^f/l/ /opt/cluster/controllers");
+    }
+    assert!(node.succeeds("").ends_with("Nothing had to be changed.\n0\n"));
+    node.succeeds("--remove");
+
+    // A host that is no node.
+    let said = node.succeeds("--haproxy-only 10.0.0.102 10.0.0.103");
+    assert!(
+        said.contains("Users get to the leader at any address of this host, port 81.\n"),
+        "{said}"
+    );
+    assert_eq!(site.user_gets("10.0.0.101").as_deref(), Some("node2"));
+    assert_eq!(
+        node.run("ls /etc/keepalived; systemctl is-active keepalived"),
+        "keepalived.conf.sample\ninactive\n"
+    );
+    node.succeeds("--remove");
+
+    // By IPv6.
+    for node in &site.nodes {
+        node.succeeds("fd00::130 fd00::103 fd00::101 fd00::102");
+    }
+    assert_eq!(site.user_gets("fd00::130").as_deref(), Some("node2"));
+    assert_eq!(site.holders("fd00::130"), ["node1"]);
 }
