@@ -538,6 +538,9 @@ fn it_refuses_with_the_cause_before_it_changes_anything() {
 
     // By IPv6.
     for node in &site.nodes {
+        node.run("systemd-run --quiet socat TCP6-LISTEN:443,ipv6-v6only,fork TCP4:127.0.0.1:443");
+    }
+    for node in &site.nodes {
         node.succeeds("fd00::130 fd00::103 fd00::101 fd00::102");
     }
     assert_eq!(site.user_gets("fd00::130").as_deref(), Some("node2"));
