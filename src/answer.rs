@@ -44,14 +44,15 @@ pub fn render(verdict: Verdict, request: Request, head_only: bool) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The line for HAProxy's agent check (HAProxy's configuration manual, `agent-check`). A list that says
-/// so takes a server up or down at once; an unknown state changes nothing, and HAProxy's HTTP check has
-/// its two tries.
+/// The line for HAProxy's agent check (HAProxy's configuration manual, `agent-check`; 2.6 wants a blank
+/// before a description's `#`). A list that says so takes a server up or down at once. An unknown state
+/// changes nothing: HAProxy's HTTP check has its two tries. Maintenance is `stopped`, for `maint` and
+/// `drain` stay until `ready`, and that would undo what an operator sets on HAProxy itself.
 fn agent(verdict: Verdict) -> String {
     match verdict {
         Verdict::Leader => "up\n".to_string(),
-        Verdict::Follower => "down#follower\n".to_string(),
-        Verdict::Unknown(Reason::Maintenance) => "stopped#maintenance\n".to_string(),
+        Verdict::Follower => "down #follower\n".to_string(),
+        Verdict::Unknown(Reason::Maintenance) => "stopped #maintenance\n".to_string(),
         Verdict::Unknown(reason) => format!("#unknown {}\n", reason.code()),
     }
 }

@@ -23,9 +23,9 @@ use crate::reason::{Fault, Reason};
 use crate::s9s;
 use crate::verdict::{Standing, Verdict, verdict};
 
-/// What is kept of a check's time for publishing its verdict, so that the checks that wait for the
-/// lock with the same deadline still get it. At most a tenth of what there is.
-const PUBLISHING: Duration = Duration::from_millis(100);
+/// What is kept of a check's time when s9s is killed, at most 3 tenths of what there is. So the checks
+/// that wait for the lock still get the verdict, and HAProxy has its second try sooner.
+const RESERVE: Duration = Duration::from_millis(450);
 
 /// How long s9s is not run after a first refusal.
 const FIRST_HOLD: Duration = Duration::from_secs(30);
@@ -193,7 +193,7 @@ fn way(
     guard: &Guard,
     seen: &mut Seen,
 ) -> Result<Standing, Fault> {
-    let deadline = deadline.earlier(PUBLISHING.min(deadline.left() / 10));
+    let deadline = deadline.earlier(RESERVE.min(deadline.left() * 3 / 10));
     in_service(&options.maintenance)?;
     guard.enter(Stage::Defaults(options.cmon_defaults.clone()));
     seen.entries = who_this_node_is(options)?;

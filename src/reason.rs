@@ -89,7 +89,7 @@ reasons! {
         "Wait for it: if it lasts, look at cmon and its log."
     S9sSuspended "s9s-user-suspended"
         "The controller has suspended the user that s9s named. s9s rests for a while (--backoff)."
-        "Correct the password in the s9s.conf of the service's user first, or the user is suspended again; then enable the user in ClusterControl."
+        "Correct the password in the s9s.conf of the service's user first, or the user is suspended again; then enable the user in ClusterControl and touch that s9s.conf: s9s is asked again at once."
     S9sRefused "s9s-refused"
         "The controller refused the user that s9s named. Each check would be one more failed login, so s9s rests for a while (--backoff)."
         "Syslog has the controller's words. Check cmon_user and password in the s9s.conf of the service's user, and that user's rights."

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 . tests/packages.sh
 
 provide curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount \
-    ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap
+    ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap mkfs.ext4:e2fsprogs fsfreeze:util-linux
 # openbsd-inetd and xinetd exclude each other, so the one is unpacked beside the other; these are
 # the libraries that it needs.
 inetd=target/tools/openbsd-inetd

@@ -294,31 +294,13 @@ fn assigned(line: &[u8]) -> Option<&[u8]> {
 
 /// Whether there is anything besides plain assignments and comments of one line that a shell could act on.
 fn may_be_unclear(text: &[u8]) -> bool {
-    let words: [&[u8]; 9] = [
-        b"if",
-        b"while",
-        b"until",
-        b"for",
-        b"select",
-        b"case",
-        b"function",
-        b"{",
-        b"+=RPC_BIND_ADDRESSES",
-    ];
-    let has = |part: &[u8]| text.windows(part.len()).any(|other| other == part);
-    let is_word = |line: &&[u8]| {
-        let mut before = line.split(|byte| *byte == b'#').next().unwrap_or_default();
-        while let Some(at) = before.windows(18).position(|part| part == b"RPC_BIND_ADDRESSES") {
-            if at > 0 && assigned(before).is_none() {
-                return true;
-            }
-            before = &before[at + 18..];
-        }
-        false
-    };
-    text.iter().any(|byte| b"\"'`\\$;&|<()+".contains(byte))
-        || words.iter().any(|word| has(word))
-        || text.split(|byte| *byte == b'\n').any(|line| is_word(&line))
+    let has = |text: &[u8], part: &str| text.windows(part.len()).any(|other| other == part.as_bytes());
+    let words = ["if", "while", "until", "for", "select", "case", "function", "{"];
+    // Named, but not only by an assignment.
+    let names = |line: &[u8]| has(assigned(line).unwrap_or(line), "RPC_BIND_ADDRESSES");
+    text.iter().any(|byte| b"\"'`\\$;&|<()".contains(byte))
+        || words.iter().any(|word| has(text, word))
+        || text.split(|byte| *byte == b'\n').any(names)
 }
 
 /// The value, where no shell could see another: in one pair of quotes, or with nothing special.

@@ -216,7 +216,7 @@ fn what_is_asked_for_decides_what_a_follower_is_worth() {
     let nobody = unknown("not-listed");
     for (address, role, health, agent) in [
         ("10.0.0.101", LEADER, LEADER, "up\n"),
-        ("10.0.0.102", FOLLOWER, healthy.as_str(), "down#follower\n"),
+        ("10.0.0.102", FOLLOWER, healthy.as_str(), "down #follower\n"),
         ("10.0.0.9", &nobody, &nobody, "#unknown not-listed\n"),
     ] {
         let node = cluster.node(address);
@@ -236,7 +236,7 @@ fn what_is_asked_for_decides_what_a_follower_is_worth() {
     let file = cluster.folder.write("maintenance", "");
     let mut check = node.command();
     check.env("CMONHACHK_MAINTENANCE", file);
-    assert_eq!(ask(&mut check, "agent\n"), "stopped#maintenance\n");
+    assert_eq!(ask(&mut check, "agent\n"), "stopped #maintenance\n");
 }
 
 #[test]

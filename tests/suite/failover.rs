@@ -14,6 +14,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::cluster::{AtEnd, Cluster, PATIENCE, loopback, project, wait_until};
 use crate::haproxy::Haproxy;
+use crate::scale::amount;
 use crate::xinetd::Xinetd;
 
 /// A node's UI: says the node's name to whoever connects, and keeps the session open.
@@ -66,7 +67,7 @@ struct Site<'a> {
     front: SocketAddrV4,
     statistics: SocketAddrV4,
     uis: Vec<Ui>,
-    _nodes: Vec<Xinetd<'a>>,
+    nodes: Vec<Xinetd<'a>>,
 }
 
 const NAMES: [&str; 3] = ["node1", "node2", "node3"];
@@ -75,10 +76,17 @@ impl<'a> Site<'a> {
     /// Starts it with the deployed haproxy.cfg, in which only the addresses and the stats socket's
     /// path are filled in, and `adapt` changes what the test is not about.
     fn start(cluster: &'a Cluster, arguments: &str, adapt: impl Fn(String) -> String) -> Site<'a> {
+        Site::start_on([cluster; 3], arguments, adapt)
+    }
+
+    /// The same, where each node has an s9s of its own.
+    fn start_on(clusters: [&'a Cluster; 3], arguments: &str, adapt: impl Fn(String) -> String) -> Site<'a> {
+        let cluster = clusters[0];
         let addresses = ["10.0.0.101", "10.0.0.102", "10.0.0.103"];
-        let nodes: Vec<Xinetd<'_>> = addresses
+        let nodes: Vec<Xinetd<'_>> = clusters
             .iter()
-            .map(|address| Xinetd::start(cluster.node(address), arguments))
+            .zip(addresses)
+            .map(|(cluster, address)| Xinetd::start(cluster.node(address), arguments))
             .collect();
         let uis = nodes
             .iter()
@@ -100,7 +108,7 @@ impl<'a> Site<'a> {
             front: SocketAddrV4::new(ip, 81),
             statistics: SocketAddrV4::new(ip, 9600),
             uis,
-            _nodes: nodes,
+            nodes,
         };
         // Servers count as up until their first check is over.
         wait_until("HAProxy has found the leader", || site.up() == ["node1"]);
@@ -175,6 +183,157 @@ fn users_are_on_the_new_leader_within_three_seconds_and_stay_there() {
     assert_eq!(site.up(), ["node2"]);
 }
 
+/// What becomes of the old leader.
+#[derive(Clone, Copy, Debug)]
+enum Failover {
+    /// It follows.
+    Moves,
+    /// Its controller accepts no connections.
+    Dies,
+    /// Its controller accepts connections and says nothing.
+    Freezes,
+    /// It says for another 1.5 s that it leads.
+    Lags,
+}
+
+/// Moves the leadership to and fro. How long it took each time until a user was on the new leader to
+/// stay, and how many requests failed meanwhile.
+fn fail_over(kind: Failover, count: usize) -> Vec<(Duration, usize)> {
+    let clusters = [Cluster::new(), Cluster::new(), Cluster::new()];
+    let site = Site::start_on([&clusters[0], &clusters[1], &clusters[2]], "", |configuration| {
+        configuration
+    });
+    let addresses = ["10.0.0.101", "10.0.0.102", "10.0.0.103"];
+    let mut figures = Vec::new();
+    for round in 0..count {
+        let (old, new) = (round % 2, (round + 1) % 2);
+        // At another moment of the checks' second each time.
+        thread::sleep(Duration::from_millis(1500 + round as u64 * 370 % 1000));
+        let moved = Instant::now();
+        match kind {
+            Failover::Dies => clusters[old].behaves("connection-refused"),
+            Failover::Freezes => clusters[old].behaves("hang"),
+            Failover::Moves | Failover::Lags => {}
+        }
+        let lags = matches!(kind, Failover::Lags).then_some(old);
+        let told = clusters.iter().enumerate().filter(|(number, _)| Some(*number) != lags);
+        told.for_each(|(_, cluster)| cluster.leads(addresses[new]));
+        let has_arrived = AtomicBool::new(false);
+        let (site, arrived) = (&site, &has_arrived);
+        let users = thread::scope(|scope| {
+            let mut users = Vec::new();
+            while !arrived.load(Ordering::Relaxed) && moved.elapsed() < Duration::from_secs(6) {
+                users.push(scope.spawn(move || {
+                    // A browser whose connection is cut before the first byte tries once more.
+                    let name = site.user_gets().or_else(|| site.user_gets());
+                    arrived.fetch_or(name.as_deref() == Some(NAMES[new]), Ordering::Relaxed);
+                    (moved.elapsed(), name)
+                }));
+                if matches!(kind, Failover::Lags) && moved.elapsed() > Duration::from_millis(1500) {
+                    clusters[old].leads(addresses[new]);
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+            users.into_iter().map(|user| user.join().unwrap()).collect::<Vec<_>>()
+        });
+        let failed = users.iter().filter(|(_, name)| name.is_none()).count();
+        let on_new = users.iter().filter(|(_, name)| name.as_deref() == Some(NAMES[new]));
+        let arrived = on_new.map(|(at, _)| *at).min();
+        figures.push((arrived.expect("users arrive on the new leader"), failed));
+        clusters[old].behaves("list");
+        wait_until("only the new leader is up", || site.up() == [NAMES[new]]);
+    }
+    figures
+}
+
+#[test]
+fn users_are_on_the_new_leader_soon_and_no_request_fails() {
+    let count = amount("CMONHACHK_FAILOVERS", 3, 20);
+    thread::scope(|scope| {
+        for (kind, limit) in [
+            (Failover::Moves, 2500),
+            (Failover::Dies, 4500),
+            (Failover::Freezes, 5500),
+            (Failover::Lags, 4500),
+        ] {
+            scope.spawn(move || {
+                let figures = fail_over(kind, count);
+                let mut times: Vec<u128> = figures.iter().map(|(time, _)| time.as_millis()).collect();
+                times.sort_unstable();
+                let failed: usize = figures.iter().map(|(_, failed)| failed).sum();
+                let (median, longest) = (times[count / 2], times[count - 1]);
+                println!(
+                    "{kind:?}: median {median} ms, longest {longest} ms, {failed} failed requests; all: {times:?}"
+                );
+                assert_eq!(failed, 0, "{kind:?}");
+                assert!(longest < limit, "{kind:?}: {times:?}");
+            });
+        }
+    });
+}
+
+#[test]
+fn in_every_transition_the_right_node_is_up_and_nobody_is_stuck() {
+    let clusters = [Cluster::new(), Cluster::new(), Cluster::new()];
+    let file = clusters[0].folder.join("maintenance");
+    let arguments = format!("--maintenance {}", file.display());
+    let all = [&clusters[0], &clusters[1], &clusters[2]];
+    let mut site = Site::start_on(all, &arguments, |configuration| configuration);
+    let leads = |address: &str| clusters.iter().for_each(|cluster| cluster.leads(address));
+    let becomes = |site: &Site<'_>, step: &str, up: &[&str]| {
+        wait_until(step, || site.up() == up);
+        let since = Instant::now();
+        // Longer than any check's interval.
+        while since.elapsed() < Duration::from_millis(1300) {
+            assert_eq!(site.up(), up, "{step}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    leads("10.0.0.102");
+    becomes(&site, "the leader follows", &["node2"]);
+    clusters[0].behaves("connection-refused");
+    becomes(&site, "the follower is unknown", &["node2"]);
+    leads("10.0.0.101");
+    becomes(&site, "the unknown one is said to lead", &[]);
+    clusters[0].behaves("list");
+    becomes(&site, "the unknown one leads", &["node1"]);
+    clusters[0].behaves("hang");
+    becomes(&site, "the leader is unknown", &[]);
+    clusters[0].behaves("list");
+    becomes(&site, "it leads again", &["node1"]);
+    clusters[0].behaves("connection-refused");
+    becomes(&site, "the leader is unknown again", &[]);
+    leads("10.0.0.102");
+    clusters[0].behaves("list");
+    becomes(&site, "the unknown one follows", &["node2"]);
+
+    // The agent and the check die together, for they are one port.
+    let ip = *site.nodes[0].address.ip();
+    drop(site.nodes.remove(0));
+    becomes(&site, "a follower's port is closed", &["node2"]);
+    leads("10.0.0.101");
+    becomes(&site, "the one with the closed port leads", &[]);
+    let node = clusters[0].node("10.0.0.101");
+    site.nodes.insert(0, Xinetd::start_on(ip, node, &arguments));
+    becomes(&site, "the port is open again", &["node1"]);
+    drop(site.nodes.remove(0));
+    becomes(&site, "the leader's port is closed", &[]);
+    leads("10.0.0.103");
+    let node = clusters[0].node("10.0.0.101");
+    site.nodes.insert(0, Xinetd::start_on(ip, node, &arguments));
+    becomes(&site, "the port is open, and another leads", &["node3"]);
+
+    fs::write(&file, "").unwrap();
+    becomes(&site, "maintenance", &[]);
+    assert!(
+        site.haproxy.log().contains("via agent : stopped (maintenance)"),
+        "{}",
+        site.haproxy.log()
+    );
+    fs::remove_file(&file).unwrap();
+    becomes(&site, "maintenance is over", &["node3"]);
+}
+
 #[test]
 fn while_two_nodes_answer_200_users_are_sent_to_one_of_them_alone() {
     let cluster = Cluster::new();
@@ -208,7 +367,7 @@ fn one_lost_check_in_ten_takes_nobody_down() {
     let cluster = Cluster::new();
     // All spans a fifth of the deployed ones, so that sixty checks take no minute.
     let site = Site::start(&cluster, "--timeout 1.5 --max-age 0.2", |configuration| {
-        let spans = "inter 1s fastinter 1100ms downinter 1s";
+        let spans = "inter 1s fastinter 1010ms downinter 250ms";
         assert!(configuration.contains(spans));
         configuration.replace(spans, "inter 200ms fastinter 220ms downinter 200ms")
     });
@@ -235,19 +394,19 @@ fn when_every_s9s_hangs_nobody_is_up_and_the_statistics_say_why() {
     cluster.behaves("hang");
     wait_until("nobody is up", || site.up().is_empty());
     assert_eq!(site.user_gets(), None);
-    wait_until("every node's reason is known", || {
-        NAMES
-            .iter()
-            .all(|name| site.haproxy.server("role", name)["last_chk"] == "unknown s9s-timeout")
-    });
+    // It is not shown while the next check is under way.
+    for name in NAMES {
+        wait_until("the node's reason is known", || {
+            site.haproxy.server("role", name)["last_chk"] == "unknown s9s-timeout"
+        });
+    }
     let url = format!("http://{}/", site.statistics);
-    let page = Command::new("curl")
-        .args(["--silent", "--show-error", &url])
-        .output()
-        .unwrap()
-        .stdout;
-    let page = String::from_utf8(page).unwrap();
-    assert!(page.contains("unknown s9s-timeout"), "{page}");
+    wait_until("the page shows a reason", || {
+        let page = Command::new("curl").args(["--silent", "--show-error", &url]).output();
+        String::from_utf8(page.unwrap().stdout)
+            .unwrap()
+            .contains("unknown s9s-timeout")
+    });
     assert!(
         site.haproxy.log().contains("unknown s9s-timeout"),
         "{}",

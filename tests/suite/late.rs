@@ -148,6 +148,53 @@ fn the_answer_does_not_wait_for_the_entry_to_be_written() {
 }
 
 #[test]
+fn a_frozen_disk_under_the_lock_file_costs_the_answer_nothing_once_s9s_runs() {
+    if !Uid::effective().is_root() {
+        return;
+    }
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let disk = cluster.folder.join("disk");
+    fs::create_dir(&disk).unwrap();
+    let node = Node {
+        lock: disk.join("lock"),
+        ..cluster.leader()
+    };
+    let mut check = node.command();
+    check.env("FOLDER", cluster.folder.path());
+    let script = "\
+truncate -s 8M \"$FOLDER/image\"
+mkfs.ext4 -q \"$FOLDER/image\" >/dev/null 2>&1
+mount -o loop \"$FOLDER/image\" \"$FOLDER/disk\"
+(
+    until [ -e \"$FOLDER/freeze\" ]; do sleep 0.01; done
+    fsfreeze -f \"$FOLDER/disk\" && touch \"$FOLDER/frozen\"
+    until [ -e \"$FOLDER/thaw\" ]; do sleep 0.01; done
+    fsfreeze -u \"$FOLDER/disk\"
+) </dev/null >/dev/null 2>&1 &
+exec \"$@\"";
+    check.args(["--timeout", "10"]);
+    let mut client = connect(&mut in_namespaces(&["--mount"], script, &check));
+    client.send(GET);
+    wait_until("s9s runs", || cluster.runs() == 1);
+    cluster.folder.write("freeze", "");
+    wait_until("the disk is frozen", || cluster.folder.join("frozen").exists());
+    let start = Instant::now();
+    cluster.open_gate();
+    assert_eq!(client.receive(), LEADER);
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let state = || status_of(&client.responder.id().to_string());
+    assert!(
+        !state().is_empty(),
+        "the verdict could be written: the disk was not frozen"
+    );
+    cluster.folder.write("thaw", "");
+    drop(client.stream);
+    exits(&mut client.responder);
+}
+
+#[test]
 fn a_person_who_looks_is_in_no_checks_way() {
     let cluster = Cluster::new();
     let node = cluster.leader();
