@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::cluster::{AtEnd, Cluster, PATIENCE, loopback, project, wait_until};
+use crate::cluster::{AtEnd, Cluster, PATIENCE, loopback, once_in_a_while, project, wait_until};
 use crate::haproxy::Haproxy;
 use crate::scale::amount;
 use crate::xinetd::Xinetd;
@@ -443,31 +443,36 @@ fn nobody_is_sent_to_a_follower_or_away_while_haproxy_reloads() {
     // The one that is checked last.
     cluster.leads("10.0.0.103");
     wait_until("the leader is up", || site.up() == ["node3"]);
-    let over = AtomicBool::new(false);
-    let replies = thread::scope(|scope| {
-        let _end = AtEnd(&over);
-        let users = [(); 4].map(|()| {
-            scope.spawn(|| {
-                let mut replies = HashMap::new();
-                while !over.load(Ordering::Relaxed) {
-                    *replies.entry(site.user_gets()).or_insert(0) += 1;
-                }
-                replies
-            })
-        });
-        for _ in 0..3 {
-            site.haproxy.reload();
-            let start = Instant::now();
-            wait_until("the new process has found the leader", || {
-                start.elapsed() > Duration::from_millis(1500)
+    let nobody_was_refused = || {
+        let over = AtomicBool::new(false);
+        let replies = thread::scope(|scope| {
+            let _end = AtEnd(&over);
+            let users = [(); 4].map(|()| {
+                scope.spawn(|| {
+                    let mut replies = HashMap::new();
+                    while !over.load(Ordering::Relaxed) {
+                        *replies.entry(site.user_gets()).or_insert(0) += 1;
+                    }
+                    replies
+                })
             });
+            for _ in 0..3 {
+                site.haproxy.reload();
+                // Until it has checked every node, and a little longer.
+                thread::sleep(Duration::from_millis(1500));
+            }
+            over.store(true, Ordering::Relaxed);
+            users.map(|user| user.join().unwrap())
+        });
+        for name in replies.iter().flat_map(HashMap::keys).flatten() {
+            assert_eq!(name, "node3", "{replies:?}");
         }
-        over.store(true, Ordering::Relaxed);
-        users.map(|user| user.join().unwrap())
-    });
-    for replies in replies {
-        let leader = Some("node3".to_string());
-        assert!(replies[&leader] > 10, "{replies:?}");
-        assert_eq!(replies.len(), 1, "{replies:?}");
-    }
+        assert!(
+            replies.iter().all(|replies| replies.values().sum::<u32>() > 10),
+            "{replies:?}"
+        );
+        !replies.iter().any(|replies| replies.contains_key(&None))
+    };
+    // On a busy machine, the new process may take longer to find the leader than users wait.
+    assert!(once_in_a_while(nobody_was_refused));
 }
