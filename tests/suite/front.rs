@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::cluster::{AtEnd, Cluster, Daemon, wait_until};
+use crate::cluster::{AtEnd, Cluster, Daemon, project, wait_until};
 use crate::failover::Ui;
 use crate::systemd::Systemd;
 
@@ -545,4 +545,27 @@ fn it_refuses_with_the_cause_before_it_changes_anything() {
     }
     assert_eq!(site.user_gets("fd00::130").as_deref(), Some("node2"));
     assert_eq!(site.holders("fd00::130"), ["node1"]);
+}
+
+#[test]
+fn the_manual_page_is_valid_and_has_the_options_of_the_help() {
+    let page = project().join("deploy/man/cmonhachk-front.8");
+    let output = Command::new("mandoc").args(["-T", "lint"]).arg(&page).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
+    let page = fs::read_to_string(page).unwrap();
+    let front = project().join("deploy/front/cmonhachk-front");
+    let help = Command::new(front).arg("--help").output().unwrap().stdout;
+    let help = String::from_utf8(help).unwrap();
+    // An option, its value's name and, where it has one, its default.
+    let told = help.lines().filter_map(|line| line.strip_prefix("  --"));
+    let told: Vec<String> = told
+        .map(|line| line.split("  ").next().unwrap().replace(' ', " Ar "))
+        .collect();
+    let listed = page.lines().filter_map(|line| line.strip_prefix(".It Fl -"));
+    assert_eq!(listed.collect::<Vec<_>>(), told);
+    for default in help.split('(').skip(1).filter_map(|text| text.split_once(')')) {
+        if default.0.parse::<u16>().is_ok() {
+            assert!(page.contains(&format!("default {}", default.0)), "{}", default.0);
+        }
+    }
 }
