@@ -551,7 +551,10 @@ fn it_refuses_with_the_cause_before_it_changes_anything() {
 fn the_manual_page_is_valid_and_has_the_options_of_the_help() {
     let page = project().join("deploy/man/cmonhachk-front.8");
     let output = Command::new("mandoc").args(["-T", "lint"]).arg(&page).output().unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
+    let said = String::from_utf8(output.stdout).unwrap();
+    // That page may not be installed here.
+    let faults = said.lines().filter(|line| !line.contains("Xr cmonhachk 8"));
+    assert_eq!(faults.collect::<Vec<_>>(), [""; 0]);
     let page = fs::read_to_string(page).unwrap();
     let front = project().join("deploy/front/cmonhachk-front");
     let help = Command::new(front).arg("--help").output().unwrap().stdout;
