@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::cluster::{AtEnd, Cluster, Daemon, project, wait_until};
+use crate::cluster::{AtEnd, Cluster, Daemon, Folder, project, wait_until};
 use crate::failover::Ui;
 use crate::systemd::Systemd;
 
@@ -260,6 +260,35 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     let fourth = site.moves_from(third);
     site.network.ip(&format!("link set {third} up"));
     wait_until("one node has the address", || site.holders(VIRTUAL) == [fourth]);
+
+    // A stranger with the same router id and a higher priority gets nobody to give it up.
+    let folder = Folder::new();
+    let configuration = format!(
+        "vrrp_instance stranger {{\n interface switch\n virtual_router_id 51\n priority 200\n unicast_src_ip 10.0.0.200\n \
+         unicast_peer {{\n 10.0.0.101\n 10.0.0.102\n 10.0.0.103\n }}\n virtual_ipaddress {{\n {VIRTUAL}\n }}\n}}\n"
+    );
+    let mut stranger = Command::new("ip");
+    stranger.args([
+        "netns",
+        "exec",
+        &site.network.0,
+        "keepalived",
+        "--dont-fork",
+        "--use-file",
+    ]);
+    stranger.arg(folder.write("stranger", configuration));
+    stranger
+        .arg("--pid")
+        .arg(folder.join("pid"))
+        .arg("--vrrp_pid")
+        .arg(folder.join("vrrp"));
+    let stranger = Daemon(stranger.spawn().unwrap());
+    wait_until("the stranger has taken the address, too", || {
+        let list = ["-n", &site.network.0, "-o", "addr", "show", "to", VIRTUAL];
+        !Command::new("ip").args(list).output().unwrap().stdout.is_empty()
+    });
+    site.stays_on(fourth);
+    drop(stranger);
 
     // Whom a start finds waiting is sent to the leader alone.
     let over = AtomicBool::new(false);
