@@ -368,11 +368,18 @@ fn a_run_that_is_interrupted_is_finished_by_the_next_one_and_two_wait_for_each_o
     let site = Site::boot();
     let node = &site.nodes[1];
     node.run("mv /usr/bin/systemctl /usr/bin/systemctl.real");
-    let interrupted_at = |verb: &str, arguments: &str| {
+    // Has systemctl do something before its work, where its arguments begin so.
+    let before = |arguments: &str, what: &str| {
         node.run(&format!(
-            "cat >/usr/bin/new <<'END'\n#!/bin/sh\ncase \"$*\" in \"{verb}\"*) cp /usr/bin/systemctl.real $0.new; mv $0.new $0; \
-             kill -KILL $PPID ;; esac\nexec systemctl.real \"$@\"\nEND\nchmod 755 /usr/bin/new; mv /usr/bin/new /usr/bin/systemctl"
+            "cat >/usr/bin/new <<'END'\n#!/bin/sh\ncase \"$*\" in \"{arguments}\"*) {what} ;; esac\nexec systemctl.real \"$@\"\nEND\n\
+             chmod 755 /usr/bin/new; mv /usr/bin/new /usr/bin/systemctl"
         ));
+    };
+    let interrupted_at = |verb: &str, arguments: &str| {
+        before(
+            verb,
+            "cp /usr/bin/systemctl.real $0.new; mv $0.new $0; kill -KILL $PPID",
+        );
         let said = node.front(arguments);
         assert!(said.ends_with("\n137\n"), "{verb}: {said}");
     };
@@ -407,11 +414,12 @@ fn a_run_that_is_interrupted_is_finished_by_the_next_one_and_two_wait_for_each_o
     node.succeeds("--remove");
     assert!(!node.has(VIRTUAL) && !listens(82));
 
+    before("start c", "sleep 1");
     let both = node.run(&format!(
         "cmonhachk-front {SITE} >/tmp/one 2>&1 & cmonhachk-front {SITE} >/tmp/two 2>&1; echo $?; wait $!; echo $?; cat /tmp/one /tmp/two"
     ));
     assert!(both.starts_with("0\n0\n"), "{both}");
-    assert_eq!(both.matches("Writes /etc/haproxy/cmonhachk.cfg\n").count(), 1, "{both}");
+    assert_eq!(both.matches("Starts cmonhachk-front.service\n").count(), 1, "{both}");
     assert_eq!(both.matches("Nothing had to be changed.\n").count(), 1, "{both}");
 }
 
