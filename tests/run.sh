@@ -28,7 +28,7 @@ cargo clippy --all-targets --locked --quiet -- -D warnings
 cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 cargo clippy --manifest-path tests/fuzz/Cargo.toml --no-default-features --target-dir target --locked --quiet -- -D warnings
 RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
-shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/sim/* deploy/*.sh deploy/package/{completion,p*,xinetd-p*} .ci/run
+shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/sim/* deploy/*.sh deploy/front/cmonhachk-front deploy/package/{completion,p*,xinetd-p*} .ci/run
 
 say "The packages"
 deploy/package.sh

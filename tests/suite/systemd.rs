@@ -59,6 +59,7 @@ const PREPARE: &str = r#"
     cp "$3" usr/sbin/cmonhachk
     cp "$2/tests/sim/s9s" usr/local/bin/s9s
     cp "$1/controllers" opt/cluster
+    cp -r "$2/deploy" opt
     chroot . systemd-sysusers cmonhachk.conf 2>/dev/null
     chroot . systemd-tmpfiles --create cmonhachk.conf
     chmod 777 opt/cluster
@@ -76,7 +77,7 @@ pub struct Systemd {
 
 impl Systemd {
     /// This machine's, with nothing but the journal and the deployed units.
-    fn boot(cluster: &Cluster) -> Systemd {
+    pub fn boot(cluster: &Cluster) -> Systemd {
         let words = [cluster.folder.path(), project(), Path::new(binary())].map(|path| path.display().to_string());
         let prepare = format!("set -- {}\n{PREPARE}", words.join(" "));
         let systemd = Systemd::boot_root(&cluster.folder, Path::new("/"), "check.target", &prepare);
@@ -112,7 +113,7 @@ impl Systemd {
     }
 
     /// systemd itself, once it is one.
-    fn first_process(&self) -> Option<String> {
+    pub fn first_process(&self) -> Option<String> {
         let unshare = self.unshare.id();
         let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).ok()?;
         let pid = children.split_whitespace().next()?.to_string();
