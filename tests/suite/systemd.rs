@@ -59,7 +59,7 @@ const PREPARE: &str = r#"
     cp "$3" usr/sbin/cmonhachk
     cp "$2/tests/sim/s9s" usr/local/bin/s9s
     cp "$1/controllers" opt/cluster
-    cp -r "$2/deploy" opt
+    cp "$2"/target/dist/*.deb opt 2>/dev/null || true
     chroot . systemd-sysusers cmonhachk.conf 2>/dev/null
     chroot . systemd-tmpfiles --create cmonhachk.conf
     chmod 777 opt/cluster
