@@ -295,10 +295,12 @@ fn assigned(line: &[u8]) -> Option<&[u8]> {
 /// Whether there is anything besides plain assignments and comments of one line that a shell could act on.
 fn may_be_unclear(text: &[u8]) -> bool {
     let has = |text: &[u8], part: &str| text.windows(part.len()).any(|other| other == part.as_bytes());
-    let words = ["if", "while", "until", "for", "select", "case", "function", "{"];
+    let words = [
+        "if", "while", "until", "for", "select", "case", "{", "exit", "return", "exec", ".", "source", "eval",
+    ];
     // Named, but not only by an assignment.
     let names = |line: &[u8]| has(assigned(line).unwrap_or(line), "RPC_BIND_ADDRESSES");
-    text.iter().any(|byte| b"\"'`\\$;&|<()".contains(byte))
+    text.iter().any(|byte| b"\"'`\\$;&|<>()/".contains(byte))
         || words.iter().any(|word| has(text, word))
         || text.split(|byte| *byte == b'\n').any(names)
 }
