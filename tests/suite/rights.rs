@@ -40,7 +40,9 @@ fn the_check_and_s9s_run_as_a_user_of_their_own_and_share_their_verdicts() {
     }
     assert!(runs() - before <= 2);
     node.run("systemd-tmpfiles --create cmonhachk.conf");
-    node.leads();
+    wait_until("the lock file is there again", || {
+        node.systemd.curl() == LEADER && node.has(LOCK)
+    });
     assert_eq!(node.run(&rights), "600 cmonhachk cmonhachk\n700 cmonhachk cmonhachk\n");
 }
 
