@@ -9,7 +9,8 @@ cd "$(dirname "$0")/.."
 . tests/packages.sh
 
 provide curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount \
-    ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap mandoc:mandoc mkfs.ext4:e2fsprogs fsfreeze:util-linux
+    ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap mkfs.ext4:e2fsprogs \
+    fsfreeze:util-linux mandoc:mandoc lintian:lintian rpmlint:rpmlint pip3:python3-pip
 # openbsd-inetd and xinetd exclude each other, so the one is unpacked beside the other; these are
 # the libraries that it needs.
 inetd=target/tools/openbsd-inetd
@@ -27,11 +28,18 @@ cargo clippy --all-targets --locked --quiet -- -D warnings
 cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 cargo clippy --manifest-path tests/fuzz/Cargo.toml --no-default-features --target-dir target --locked --quiet -- -D warnings
 RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
-shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/sim/* deploy/*.sh deploy/front/cmonhachk-front .ci/run
+shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/sim/* deploy/*.sh deploy/front/cmonhachk-front deploy/package/{completion,p*,xinetd-p*} .ci/run
+
+say "The packages"
+deploy/package.sh
+packages=$(sha256sum target/dist/*.deb target/dist/*.rpm)
+deploy/package.sh
+sha256sum --check --quiet <<<"$packages" || fail "the packages are not the same bytes twice"
+lintian --allow-root --fail-on error,warning target/dist/*.deb
+said=$(rpmlint --config deploy/package/rpmlint.toml target/dist/*.rpm 2>&1) || fail "rpmlint says: $said"
 
 say "Unit, property and end-to-end tests"
 # The binary that users get, and not the one that cargo builds for the tests.
-deploy/build.sh
 export TESTED_BINARY=$PWD/target/dist/cmonhachk
 test=(cargo test --release --locked --target-dir target/suite)
 # Most tests wait for something; more of them than processors can do so
