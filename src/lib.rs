@@ -1,9 +1,59 @@
 //! `cmonhachk` answers one health check: is this node's ClusterControl controller the leader?
 //!
-//! Data goes one way, and each step is a file named after what it knows:
-//! [`connection`] → [`request`] → [`cache`] → [`s9s`] → [`evaluation`] → [`answer`]. [`serve`] walks it
-//! for a client, [`by_hand`] for a person; [`check`] is the part that both share. [`guard`] ends what
-//! comes to no end. What fails gives a [`reason`], the one place that knows codes and words.
+//! It is a *health-check responder* with a *single-flight cached result*. A super-server starts it for each
+//! connection; it answers once and exits.
+//!
+//! # The way of a check
+//!
+//! ```text
+//!  client ──▶ connection ──▶ request ─────────────────────────────┐
+//!                                                                 ▼
+//!             key ──▶ cache ──── hit ─────────────▶ verdict ──▶ answer ──▶ client
+//!                       │ miss, and the lock           ▲
+//!                       ▼                              │
+//!             defaults, s9s ──▶ list ──▶ evaluation ───┤
+//!                       │ what fails                   │
+//!                       ▼                              │
+//!                     reason ──────────────────────────┘
+//! ```
+//!
+//! Data goes one way. No step knows the next one's business, and what fails gives a [`reason`].
+//!
+//! # Which file answers which question
+//!
+//! | file | question |
+//! |---|---|
+//! | [`connection`] | Is there a client, what did it send, and has it got the answer? |
+//! | [`request`] | What does the client ask for? |
+//! | [`serve`], [`by_hand`] | In which order, for a client and for a person? |
+//! | [`check`] | How does a check come to its verdict, and what does it leave to the others? |
+//! | [`key`], [`entry`], [`cache`] | Which checks may share a verdict, how is it written, and for how long? |
+//! | [`defaults`], [`settings`] | Who is this node; what do shell-style files say, and what can only a shell tell? |
+//! | [`s9s`], [`conf`] | How is the client run, what do its ends mean, what does it read? |
+//! | [`process`] | How is a program run such that nothing of it is left? |
+//! | [`list`], [`evaluation`] | What does the list say, and what of this node? |
+//! | [`verdict`], [`reason`] | In which words? |
+//! | [`answer`], [`log`], [`explain`] | What do the client, syslog and a person read? |
+//! | [`guard`], [`deadline`] | What if something blocks? How much time is left? |
+//! | [`options`], [`machine`] | What did the operator ask for? What does the machine say of itself? |
+//!
+//! [`request`], [`settings`], [`defaults`], [`list`], [`evaluation`], [`verdict`], [`entry`] and [`answer`]
+//! are pure: they touch no clock, file or process, and are tested and fuzzed by the million.
+//!
+//! # What must always hold
+//!
+//! 1. **Never a 200 that the list did not say.** What is cut, old, unclear or contradictory is unknown.
+//! 2. **One answer.** The guard or the check takes it upon itself, never both, whatever panics.
+//! 3. **In time.** Nothing that can block runs before the guard is armed; it has the last word 200 ms after
+//!    the deadline.
+//! 4. **Nothing left.** No process, no lock, no file that the next check could stumble over.
+//!
+//! # Where a change belongs
+//!
+//! - A new reason: one row in [`reason`], and the place that gives it. The manual page has to name it.
+//! - Other words of s9s: the tables in [`s9s`]. Another format of the list: [`list`].
+//! - An option: [`options`]; if it decides the verdict, also [`key`].
+//! - Another form of answer: [`request`] and [`answer`].
 
 #![warn(missing_docs)]
 
