@@ -5,18 +5,11 @@ set -euo pipefail
 
 cd "$(dirname "$0")/.."
 root=$PWD/target/older-system
-export PATH=$PATH:/usr/sbin:/sbin
-
-fail() {
-    echo "older-system: $*" >&2
-    exit 1
-}
+# shellcheck source=tests/packages.sh
+. tests/packages.sh
 
 if [ ! -e "$root/complete" ]; then
-    command -v debootstrap >/dev/null || {
-        apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap >/dev/null
-    }
+    provide debootstrap:debootstrap
     # shellcheck disable=SC2016 # apt's variable
     mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | sed 1q)
     rm -rf "$root"
