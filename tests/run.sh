@@ -44,12 +44,12 @@ alone=(after_a_flood chaos:: load:: stale::no_answer)
 
 # tests PROFILE ARGUMENT...: runs nextest with the profile, or cargo with the arguments.
 tests() {
-    local profile=$1 build=(--release --locked --target-dir target/suite)
+    local profile=$1
     shift
     if command -v cargo-nextest >/dev/null; then
-        cargo nextest run "${build[@]}" --profile "$profile"
+        cargo nextest run --cargo-profile suite --locked --profile "$profile"
     else
-        cargo test "${build[@]}" "$@"
+        cargo test --profile suite --locked "$@"
     fi
 }
 
@@ -57,7 +57,7 @@ tests() {
 build() {
     deploy/build.sh
     export TESTED_BINARY=$PWD/target/dist/cmonhachk
-    cargo test --release --locked --quiet --target-dir target/suite --no-run
+    cargo test --profile suite --locked --quiet --no-run
 }
 
 quick() {

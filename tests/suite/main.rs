@@ -2,6 +2,7 @@
 //! HAProxy, curl and genhash; only s9s is simulated (tests/sim/s9s).
 
 mod by_hand;
+mod cache;
 mod chaos;
 mod cluster;
 mod connection;
@@ -18,6 +19,7 @@ mod launchers;
 mod limits;
 mod load;
 mod lock;
+mod lock_file;
 mod portable;
 mod properties;
 mod rights;
