@@ -72,7 +72,7 @@ lint() {
     cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
     cargo clippy --manifest-path tests/fuzz/Cargo.toml --no-default-features --target-dir target --locked --quiet -- -D warnings
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
-    shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/sim/* deploy/*.sh .ci/run
+    shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/* deploy/*.sh .ci/run
 }
 
 suite() { tests suite -- --test-threads 8 "${alone[@]/#/--skip=}"; }
