@@ -72,6 +72,8 @@ lint() {
     cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
     cargo clippy --manifest-path tests/fuzz/Cargo.toml --no-default-features --target-dir target --locked --quiet -- -D warnings
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
+    # What the binary is made of: licences, duplicates and sources, as .deny.toml has it.
+    if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
     shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/* deploy/*.sh .ci/run
 }
 

@@ -29,4 +29,5 @@ mod simulation;
 mod stale;
 mod syslog;
 mod systemd;
+mod texts;
 mod xinetd;
