@@ -143,7 +143,12 @@ table() {
     printf '\n%-12s %-11s %-13s %-8s %-13s\n' NODE CONTROLLER 'THE LIST SAYS' HAPROXY 'ITS CHECK SAYS'
     for node in "${nodes[@]}"; do
         state=$(awk -v name="$(controller "$node")" '$5 == name { print $1 == "l" ? "leader" : "follower" }' "$folder/controllers")
-        said=$(server last_chk "$node")
+        # Nothing for a moment, while a check begins.
+        for _ in {1..40}; do
+            said=$(server last_chk "$node")
+            [ -z "$said" ] || break
+            sleep 0.05
+        done
         # What HAProxy shows for a good check is its last step, the connection to the UI.
         [ "$said" != '(tcp-check)' ] || said='leader, UI open'
         printf '%-12s %-11s %-13s %-8s %-13s\n' "$node" "$(controller "$node")" "$state" \
