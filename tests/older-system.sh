@@ -5,11 +5,18 @@ set -euo pipefail
 
 cd "$(dirname "$0")/.."
 root=$PWD/target/older-system
-# shellcheck source=tests/packages.sh
-. tests/packages.sh
+export PATH=$PATH:/usr/sbin:/sbin
+
+fail() {
+    echo "older-system: $*" >&2
+    exit 1
+}
 
 if [ ! -e "$root/complete" ]; then
-    provide debootstrap:debootstrap
+    command -v debootstrap >/dev/null || {
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap >/dev/null
+    }
     # shellcheck disable=SC2016 # apt's variable
     mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | sed 1q)
     rm -rf "$root"
