@@ -44,7 +44,7 @@ pub fn by_hand(started: Duration) -> ExitCode {
         print(text.as_bytes());
         return status(verdict(&report.outcome)).into();
     }
-    let checked = check(&options, Asker::Person, deadline, &guard);
+    let mut checked = check(&options, Asker::Person, deadline, &guard);
     let verdict = checked.verdict(deadline);
     guard.answer();
     print(&render(verdict, Request::Role, false));

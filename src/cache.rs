@@ -92,6 +92,7 @@ pub struct Slot {
     key: u64,
     boot: Option<String>,
     path: PathBuf,
+    spare: PathBuf,
     _lock: File,
 }
 
@@ -100,7 +101,7 @@ pub struct Slot {
 pub fn turn(query: &Query<'_>, guard: &Guard) -> Turn {
     take(query, guard).unwrap_or_else(|error| {
         let error = error.context(format!("lock file {}", query.lock_file.display()));
-        let instead = private_folder().and_then(|folder| {
+        let instead = make_private_folder().and_then(|folder| {
             let lock_file = &folder.join("lock");
             take(&Query { lock_file, ..*query }, guard)
         });
@@ -117,10 +118,20 @@ pub fn turn(query: &Query<'_>, guard: &Guard) -> Turn {
 
 fn take(query: &Query<'_>, guard: &Guard) -> Result<Turn> {
     guard.enter(Stage::Cache(query.lock_file.to_path_buf()));
-    let path = beside(query.lock_file, &format!("{:016x}", query.key));
+    let name = format!("{:016x}", query.key);
+    let path = beside(query.lock_file, &name);
     let boot = boot_id();
     let is_fresh = |entry: &Entry| boot.is_some() && entry.boot == boot && query.allows(entry, query.max_age);
-    let found = read(&path, query.key);
+    if let Some(entry) = read(&path, query.key).filter(is_fresh) {
+        return Ok(Turn::Hit(entry.verdict));
+    }
+    // Where no entry could be written beside the lock file, it is in the user's own folder.
+    let spare = beside(&private_folder().join("lock"), &name);
+    let look = || {
+        let entries = [&path, &spare].into_iter().filter_map(|path| read(path, query.key));
+        entries.max_by_key(|entry| entry.from)
+    };
+    let found = look();
     if let Some(entry) = found.as_ref().filter(|entry| is_fresh(entry)) {
         return Ok(Turn::Hit(entry.verdict));
     }
@@ -129,7 +140,7 @@ fn take(query: &Query<'_>, guard: &Guard) -> Result<Turn> {
     wait_for(&lock, query.key)?;
     guard.enter(Stage::Cache(query.lock_file.to_path_buf()));
     // The holder before may have published. An entry that changed meanwhile is of this boot.
-    let now = read(&path, query.key);
+    let now = look();
     if let Some(entry) = &now
         && (is_fresh(entry) || (now != found && query.allows(entry, query.timeout)))
     {
@@ -141,17 +152,19 @@ fn take(query: &Query<'_>, guard: &Guard) -> Result<Turn> {
         key: query.key,
         boot,
         path,
+        spare,
         _lock: lock,
     }))
 }
 
 impl Slot {
     /// Publishes `verdict`, of a run of s9s that began at `from`, and frees the lock. With a hold, s9s
-    /// is not run again before that is over.
+    /// is not run again before that is over. Returns why the entry is not beside the lock file of the
+    /// query, if it is not.
     ///
     /// # Errors
     /// The entry cannot be written. The lock is free all the same; the others run s9s themselves.
-    pub fn publish(self, verdict: Verdict, from: Duration, hold: Option<Hold>) -> Result<()> {
+    pub fn publish(self, verdict: Verdict, from: Duration, hold: Option<Hold>) -> Result<Option<anyhow::Error>> {
         let entry = Entry {
             key: self.key,
             boot: self.boot.clone(),
@@ -159,16 +172,15 @@ impl Slot {
             hold,
             verdict,
         };
-        let draft = beside(&self.path, "new");
-        // A check that was killed here may have left it.
-        let _ = fs::remove_file(&draft);
-        symlink(entry.encode(), &draft)
-            .and_then(|()| fs::rename(&draft, &self.path))
-            .with_context(|| format!("cannot write the cache entry {}", self.path.display()))?;
+        let failed = write(&entry, &self.path).err();
+        if failed.is_some() {
+            make_private_folder()?;
+            write(&entry, &self.spare)?;
+        }
         if self.before.is_none() {
             self.sweep();
         }
-        Ok(())
+        Ok(self.instead.or(failed))
     }
 
     /// Removes the entries that nobody can use any more: whenever there is a new key.
@@ -186,21 +198,33 @@ impl Slot {
     }
 }
 
-/// The entries beside `lock_file` that keep s9s from being run, each with the time that is left.
-pub fn holds(lock_file: &Path) -> Vec<(Entry, Duration)> {
+/// The entries of any key that keep s9s from being run, for `backoff` at most, each with the time that
+/// is left.
+pub fn holds(lock_file: &Path, backoff: Duration) -> Vec<(Entry, Duration)> {
     let boot = boot_id();
-    let files = lock_file.parent().and_then(|folder| fs::read_dir(folder).ok());
-    let links = files
+    let folders = [lock_file.parent().map(Path::to_path_buf), Some(private_folder())];
+    let files = folders
         .into_iter()
         .flatten()
-        .flatten()
-        .filter_map(|file| fs::read_link(file.path()).ok());
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flatten();
+    let links = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
     let entries = links.filter_map(|text| Entry::decode(text.to_str()?));
     let held = entries.filter(|entry| entry.boot == boot).filter_map(|entry| {
-        let left = entry.hold?.span.checked_sub(entry.age(since_boot())?)?;
+        let left = entry.hold?.span.min(backoff).checked_sub(entry.age(since_boot())?)?;
         Some((entry, left))
     });
     held.collect()
+}
+
+/// Replaces the entry at `path` in one piece.
+fn write(entry: &Entry, path: &Path) -> Result<()> {
+    let draft = beside(path, "new");
+    // A check that was killed here may have left it.
+    let _ = fs::remove_file(&draft);
+    symlink(entry.encode(), &draft)
+        .and_then(|()| fs::rename(&draft, path))
+        .with_context(|| format!("cannot write the cache entry {}", path.display()))
 }
 
 /// The path with one more extension.
@@ -291,14 +315,18 @@ fn wait_for(file: &File, key: u64) -> Result<()> {
 }
 
 /// A folder in memory that is this user's alone. /dev/shm is sticky: nobody else can replace it.
-fn private_folder() -> Result<PathBuf> {
-    let me = Uid::effective();
-    let folder = PathBuf::from(format!("/dev/shm/cmonhachk-{me}"));
+fn private_folder() -> PathBuf {
+    format!("/dev/shm/cmonhachk-{}", Uid::effective()).into()
+}
+
+fn make_private_folder() -> Result<PathBuf> {
+    let folder = private_folder();
     make_folder(&folder)?;
     let meta = fs::symlink_metadata(&folder)?;
     ensure!(
-        meta.is_dir() && meta.uid() == me.as_raw() && meta.mode() & 0o077 == 0,
-        "it is not this user's alone"
+        meta.is_dir() && meta.uid() == Uid::effective().as_raw() && meta.mode() & 0o077 == 0,
+        "{} is not this user's alone",
+        folder.display()
     );
     Ok(folder)
 }

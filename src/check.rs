@@ -1,5 +1,6 @@
 //! The check: the way from the cache to a verdict.
 
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -67,9 +68,11 @@ pub struct Publication {
     slot: Slot,
     /// When the run began, since boot.
     from: Duration,
-    /// Whether the run had less than its time, so that its failure says nothing.
+    /// Whether the run had less than its time, so that a timeout says nothing.
     hurried: bool,
     hold: Option<Hold>,
+    /// Why this user cannot look for the maintenance file.
+    blind: Option<io::Error>,
 }
 
 impl Checked {
@@ -86,10 +89,13 @@ impl Checked {
         }
     }
 
-    /// Publishes what this check found, and frees the lock. With `logs`, logs a verdict that is
+    /// Publishes what this check found, once, and frees the lock. With `logs`, logs a verdict that is
     /// another than the one before.
-    pub fn publish(self, logs: bool) {
-        let Checked::Found(report, Some(publication)) = self else {
+    pub fn publish(&mut self, logs: bool) {
+        let Checked::Found(report, publication) = self else {
+            return;
+        };
+        let Some(publication) = publication.take() else {
             return;
         };
         let Publication {
@@ -97,22 +103,31 @@ impl Checked {
             from,
             hurried,
             hold,
+            blind,
         } = *publication;
         let verdict = verdict(&report.outcome);
         let before = slot.before.as_ref().map(|entry| entry.verdict);
-        let instead = slot.instead.as_ref().map(|why| format!("{why:#}"));
-        if hurried && hold.is_none() && matches!(verdict, Verdict::Unknown(_)) {
+        if hurried && verdict == Verdict::Unknown(Reason::S9sTimeout) {
             return;
         }
-        if let Err(error) = slot.publish(verdict, from, hold) {
-            log::fault(&format!("{error:#}"));
+        let instead = slot.publish(verdict, from, hold);
+        if !logs || before == Some(verdict) {
+            return;
         }
-        if logs && before != Some(verdict) {
-            log::change(before, &report.outcome);
-            if let Some(why) = instead {
-                log::fault(&format!("verdicts are cached in /dev/shm instead: {why}"));
-            }
-        }
+        log::change(before, &report.outcome);
+        let faults = [
+            instead
+                .as_ref()
+                .err()
+                .map(|why| format!("verdicts are not shared: {why:#}")),
+            instead
+                .as_ref()
+                .ok()
+                .and_then(Option::as_ref)
+                .map(|why| format!("verdicts are cached in /dev/shm instead: {why:#}")),
+            blind.map(|why| format!("the maintenance file cannot be looked for: {why:#}")),
+        ];
+        faults.iter().flatten().for_each(|fault| log::fault(fault));
     }
 }
 
@@ -120,6 +135,7 @@ impl Checked {
 pub fn check(options: &Options, asker: Asker, deadline: Deadline, guard: &Guard) -> Checked {
     guard.enter(Stage::Settings);
     let program = s9s::find(&options.s9s);
+    let maintenance = machine::exists(&options.maintenance);
     let query = Query {
         lock_file: &options.lock_file,
         // A folder that root makes by hand would lock the service's user out.
@@ -132,7 +148,7 @@ pub fn check(options: &Options, asker: Asker, deadline: Deadline, guard: &Guard)
         timeout: options.timeout,
         backoff: options.backoff,
         credentials: &conf::digest,
-        maintenance: machine::exists(&options.maintenance),
+        maintenance: *maintenance.as_ref().unwrap_or(&false),
     };
     let slot = match cache::turn(&query, guard) {
         Turn::Hit(verdict) => return Checked::Cached(verdict),
@@ -154,6 +170,7 @@ pub fn check(options: &Options, asker: Asker, deadline: Deadline, guard: &Guard)
             from,
             hurried,
             hold,
+            blind: maintenance.err(),
         })
     });
     Checked::Found(Box::new(report), publication)
@@ -162,15 +179,15 @@ pub fn check(options: &Options, asker: Asker, deadline: Deadline, guard: &Guard)
 /// How long s9s must not be run again: after each refusal twice as long as after the one before, up to
 /// `backoff`, so that a wrong password does not cost the user its account.
 fn hold(report: &mut Report, before: Option<&Entry>, credentials: u32, backoff: Duration) -> Option<Hold> {
-    let fault = report
-        .outcome
-        .as_mut()
-        .err()
-        .filter(|fault| fault.reason.is_refusal())?;
+    let fault = report.outcome.as_mut().err()?;
     let before = before.and_then(|entry| entry.hold);
     let before = before.filter(|hold| hold.credentials == credentials);
+    if fault.reason == Reason::Maintenance {
+        // Afterwards, the span goes on to grow.
+        return before;
+    }
     let span = before.map_or(FIRST_HOLD, |hold| hold.span * 2).min(backoff);
-    if span.is_zero() {
+    if !fault.reason.is_refusal() || span.is_zero() {
         return None;
     }
     let detail = std::mem::replace(&mut fault.detail, anyhow!(""));
@@ -224,7 +241,7 @@ fn in_time(deadline: Deadline) -> Result<(), Fault> {
 /// # Errors
 /// [`Reason::Maintenance`] where the maintenance file is there, with its text.
 fn in_service(maintenance: &Path) -> Result<(), Fault> {
-    if !machine::exists(maintenance) {
+    if !machine::exists(maintenance).unwrap_or(false) {
         return Ok(());
     }
     // Its text is for people; a file that the service's user may not read says as much.

@@ -3,15 +3,14 @@
 //! Source: the genuine client (s9s-tools 1.9). It reads a user's file and a system's; what the first sets
 //! outranks the second.
 
-use std::ffi::OsString;
-use std::fs;
+use std::ffi::{OsStr, OsString};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::Uid;
 
 use crate::machine::{home_of, identity, is_missing, read_file, set};
-use crate::settings::unquote;
+use crate::settings;
 
 /// The home folder in which s9s looks: HOME, or the user's own where the environment lacks it.
 pub fn home() -> Option<OsString> {
@@ -20,25 +19,30 @@ pub fn home() -> Option<OsString> {
 
 /// The s9s.conf files, in the order in which they are asked.
 pub fn files() -> [PathBuf; 2] {
-    let file = |variable, usual: &dyn Fn() -> PathBuf| set(variable).map_or_else(usual, PathBuf::from);
-    let folder = || PathBuf::from(home().unwrap_or_default()).join(".s9s");
+    let file = |variable, usual: &str| expand(&set(variable).unwrap_or_else(|| usual.into()));
     [
-        file("S9S_USER_CONFIG", &|| folder().join("s9s.conf")),
-        file("S9S_SYSTEM_CONFIG", &|| "/etc/s9s.conf".into()),
+        file("S9S_USER_CONFIG", "~/.s9s/s9s.conf"),
+        file("S9S_SYSTEM_CONFIG", "/etc/s9s.conf"),
     ]
 }
 
-/// Tells these credentials, files and keys, from others.
+/// The path, with the home folder for a `~` at its start.
+fn expand(path: &OsStr) -> PathBuf {
+    match Path::new(path).strip_prefix("~") {
+        Ok(rest) => PathBuf::from(home().unwrap_or_default()).join(rest),
+        Err(_) => path.into(),
+    }
+}
+
+/// Tells these credentials, files and key, from others.
 pub fn digest() -> u32 {
-    let [user, system] = files();
-    let folder = user.parent().and_then(|folder| fs::read_dir(folder).ok());
-    let files = folder.into_iter().flatten().flatten().map(|file| file.path());
-    let mut keys: Vec<_> = files
-        .filter(|path| path.extension().is_some_and(|end| end == "key"))
-        .collect();
-    keys.sort();
+    let files = files();
+    let texts: Vec<_> = files.iter().filter_map(|file| read_file(file).ok()).collect();
+    let set = |name| texts.iter().find_map(|text| value(text, name));
+    let key = set("auth_key").or_else(|| Some(format!("~/.s9s/{}.key", set("cmon_user")?)));
+    let key = key.map(|key| expand(OsStr::new(&key)));
     let mut hasher = DefaultHasher::new();
-    for path in [user, system].into_iter().chain(keys) {
+    for path in files.into_iter().chain(key) {
         (identity(&path), path).hash(&mut hasher);
     }
     // Half of the digest, so that the cache entry stays short.
@@ -74,7 +78,7 @@ pub fn describe() -> Vec<String> {
 fn value(text: &[u8], name: &str) -> Option<String> {
     let value = |line: &[u8]| {
         let rest = line.trim_ascii().strip_prefix(name.as_bytes())?.trim_ascii_start();
-        let value = unquote(rest.strip_prefix(b"=")?);
+        let (value, _) = settings::value(rest.strip_prefix(b"=")?)?;
         Some(String::from_utf8_lossy(&value).trim().to_string()).filter(|value| !value.is_empty())
     };
     text.split(|byte| *byte == b'\n').rev().find_map(value)

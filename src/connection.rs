@@ -1,9 +1,11 @@
 //! The connection: a client's socket on standard input, as a super-server hands it over.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::mem;
 use std::net::TcpListener;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -69,19 +71,17 @@ impl Connection {
         Some(Connection)
     }
 
-    /// Reads the request's head, or as much of it as there is when the deadline has passed, the
-    /// client has closed its side, or [`MAX_HEAD`] bytes have come. It is read because a socket that is
-    /// closed with unread bytes sends RST, and the client loses the answer.
-    pub fn read_head(self, deadline: Deadline) -> Vec<u8> {
-        let mut head = Vec::with_capacity(CHUNK);
+    /// Reads on in the request, of which `head` has been read, until it is complete, the deadline has
+    /// passed, the client has closed its side, or [`MAX_HEAD`] bytes have come. It is read because a
+    /// socket that is closed with unread bytes sends RST, and the client loses the answer.
+    pub fn read_head(self, head: &mut Vec<u8>, deadline: Deadline) {
         let mut chunk = [0; CHUNK];
-        while head.len() < MAX_HEAD && !request::is_complete(&head) {
+        while head.len() < MAX_HEAD && !request::is_complete(head) {
             match self.receive(&mut chunk, deadline) {
                 Some(count) => head.extend_from_slice(&chunk[..count]),
                 None => break,
             }
         }
-        head
     }
 
     /// Sends the whole answer, and says that nothing more comes.
@@ -131,11 +131,16 @@ impl Connection {
 /// sockets, too: Node's `execFile` gives a child three pairs of them. So a local socket is a
 /// client's only where it is standard output as well, as a super-server makes it.
 fn is_client(output_is_the_same: bool) -> bool {
-    let fd = STDIN_FILENO;
-    match getsockname::<SockaddrStorage>(fd).map(|address| address.family()) {
-        Ok(Some(AddressFamily::Unix)) => output_is_the_same && getpeername::<SockaddrStorage>(fd).is_ok(),
-        address => address.is_ok(),
+    match is_local() {
+        true => output_is_the_same && getpeername::<SockaddrStorage>(STDIN_FILENO).is_ok(),
+        false => getsockname::<SockaddrStorage>(STDIN_FILENO).is_ok(),
     }
+}
+
+/// Whether standard input is a socket of this machine alone.
+fn is_local() -> bool {
+    let address = getsockname::<SockaddrStorage>(STDIN_FILENO);
+    address.is_ok_and(|address| address.family() == Some(AddressFamily::Unix))
 }
 
 /// Replaces the listening socket on standard input by the client that waits on it. Nobody else
@@ -146,11 +151,20 @@ fn accept() {
          set \"wait = no\" in xinetd's service file, \"Accept=yes\" in systemd's socket unit",
     );
     wait_for(PollFlags::POLLIN, Deadline::from_now(ACCEPTING));
-    if let Ok(socket) = standard(STDIN_FILENO).try_clone_to_owned() {
+    let Ok(socket) = standard(STDIN_FILENO).try_clone_to_owned() else {
+        return;
+    };
+    let client: io::Result<OwnedFd> = if is_local() {
+        let listener = UnixListener::from(socket);
+        let accepted = listener.set_nonblocking(true).and_then(|()| listener.accept());
+        accepted.map(|(client, _)| client.into())
+    } else {
         let listener = TcpListener::from(socket);
-        if let Ok((client, _)) = listener.set_nonblocking(true).and_then(|()| listener.accept()) {
-            let _ = dup2_stdin(&client);
-        }
+        let accepted = listener.set_nonblocking(true).and_then(|()| listener.accept());
+        accepted.map(|(client, _)| client.into())
+    };
+    if let Ok(client) = client {
+        let _ = dup2_stdin(&client);
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::anyhow;
 use regex::bytes::Regex;
 
 use crate::reason::{Fault, Reason};
-use crate::settings::{Open, unquote};
+use crate::settings::{Open, value};
 
 /// The option that starts cmon in a Controller Pool.
 const POOL: &[u8] = b"--pool";
@@ -82,10 +82,20 @@ pub fn bind_addresses(text: &[u8]) -> Result<Vec<Entry>, Fault> {
 
 /// Whether the defaults file starts cmon in a Controller Pool: `--pool` in `EXTRA_OPTS`.
 pub fn is_in_a_pool(text: &[u8]) -> bool {
-    let is_mentioned = text.windows(POOL.len()).any(|part| part == POOL);
-    let options = || last_assignment(text, "EXTRA_OPTS").ok().flatten();
-    let is_pool = |word: &[u8]| word == POOL;
-    is_mentioned && options().is_some_and(|options| options.split(u8::is_ascii_whitespace).any(is_pool))
+    let has_pool = |text: &[u8]| {
+        let mut words = text.split(|byte| byte.is_ascii_whitespace() || b"\"'=".contains(byte));
+        words.any(|word| word == POOL)
+    };
+    if !text.windows(POOL.len()).any(|part| part == POOL) {
+        return false;
+    }
+    match last_assignment(text, "EXTRA_OPTS") {
+        Ok(options) => options.is_some_and(|options| has_pool(&options)),
+        // Better no leader than one in a pool.
+        Err(_) => text
+            .split(|byte| *byte == b'\n')
+            .any(|line| !line.trim_ascii().starts_with(b"#") && has_pool(line)),
+    }
 }
 
 /// The entries of a list that `origin` gives.
@@ -117,9 +127,11 @@ fn last_assignment(text: &[u8], name: &str) -> Result<Option<Vec<u8>>, Fault> {
     let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
     let mut open = Open::default();
     let mut last = None;
+    let export = format!("export {name}");
     for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let was_clear = open == Open::default();
-        if open.read(line, name.as_bytes()) {
+        let may_assign = open.read(line, name.as_bytes());
+        if may_assign && (!was_clear || line.trim_ascii() != export.as_bytes()) {
             last = Some((number, line, was_clear && open == Open::default()));
         }
     }
@@ -129,21 +141,21 @@ fn last_assignment(text: &[u8], name: &str) -> Result<Option<Vec<u8>>, Fault> {
     let assignment = Regex::new(&format!(r"(?s-u)^[ \t]*(?:export[ \t]+)?{name}=(.*)$"));
     let assignment = assignment.expect("the pattern is constant and tested");
     let rest = assignment.captures(line).and_then(|parts| parts.get(1));
-    let rest = rest.map_or(&b""[..], |rest| rest.as_bytes());
-    let value = unquote(rest);
-    // The line assigns once, and nothing that a shell would put in or go on with.
-    let is_plain = assignment.is_match(line)
-        && is_clear
-        && !Open::default().read(rest, name.as_bytes())
-        && !value.iter().any(|byte| b"$`".contains(byte));
-    if !is_plain {
-        return Err(Reason::DefaultsUnclear.because(anyhow!(
+    let value = rest.and_then(|rest| value(rest.as_bytes()));
+    // A path behind the value is a command that alone gets it.
+    let is_plain = |value: &[u8], next: &[u8]| {
+        is_clear
+            && !value.contains(&b'/')
+            && (next == export.as_bytes() || !Open::default().read(next, name.as_bytes()))
+    };
+    match value {
+        Some((value, next)) if is_plain(&value, next) => Ok(Some(value)),
+        _ => Err(Reason::DefaultsUnclear.because(anyhow!(
             "line {}, the last that assigns {name}, is no plain assignment: {}",
             number + 1,
             String::from_utf8_lossy(line)
-        )));
+        ))),
     }
-    Ok(Some(value))
 }
 
 #[cfg(test)]
@@ -288,6 +300,18 @@ mod tests {
             "NOTE=x RPC_BIND_ADDRESSES=10.0.0.2",
             "declare -x RPC_BIND_ADDRESSES=10.0.0.2",
             "echo RPC_BIND_ADDRESSES=10.0.0.2",
+            "false &&\nRPC_BIND_ADDRESSES=10.0.0.2",
+            "true ||\nRPC_BIND_ADDRESSES=10.0.0.2",
+            "(\nRPC_BIND_ADDRESSES=10.0.0.2\n)",
+            "X=$(\nRPC_BIND_ADDRESSES=10.0.0.2\necho a\n)",
+            "cat <<EOF\n  EOF\nRPC_BIND_ADDRESSES=10.0.0.2\nEOF",
+            "RPC_BIND_ADDRESSES=10.0.0.2 /bin/true",
+            "RPC_BIND_ADDRESSES=10.0.0.2 &",
+            "RPC_BIND_ADDRESSES=10.0.0.2 | cat",
+            "export \"RPC_BIND_ADDRESSES=10.0.0.2\"",
+            "unset RPC_BIND_ADDRESSES",
+            "read RPC_BIND_ADDRESSES <<E\n10.0.0.2\nE",
+            ". /etc/default/other",
         ] {
             let after_another = format!("RPC_BIND_ADDRESSES=10.0.0.1\n{unclear}\n");
             assert_eq!(read(after_another.as_bytes()), "defaults-unclear", "{unclear:?}");
@@ -295,6 +319,16 @@ mod tests {
             if !unclear.ends_with(['\\', ',']) {
                 assert_eq!(read(before_another.as_bytes()), "10.0.0.1", "{unclear:?}");
             }
+        }
+        assert_eq!(read(b"exit 0\nRPC_BIND_ADDRESSES=10.0.0.1"), "defaults-unclear");
+        for clear in [
+            "RPC_BIND_ADDRESSES=10.0.0.1; export RPC_BIND_ADDRESSES",
+            "RPC_BIND_ADDRESSES=10.0.0.1\nexport RPC_BIND_ADDRESSES\n",
+            "RPC_BIND_ADDRESSES=10.0.0.1\nADDRESS=\"${RPC_BIND_ADDRESSES}\"\necho $RPC_BIND_ADDRESSES",
+            "X=$((1<<2))\nRPC_BIND_ADDRESSES=10.0.0.1",
+            ". /etc/default/other\nRPC_BIND_ADDRESSES=10.0.0.1",
+        ] {
+            assert_eq!(read(clear.as_bytes()), "10.0.0.1", "{clear}");
         }
         assert_eq!(
             read(b"if true; then A=1; fi\nRPC_BIND_ADDRESSES=10.0.0.1 # not ${IP}, it's\nB='\n'"),
@@ -305,7 +339,16 @@ mod tests {
     #[test]
     fn a_pool_is_known_by_the_last_options() {
         assert!(is_in_a_pool(b"EXTRA_OPTS=\"--cloud-service=x --pool\"\n"));
-        assert!(is_in_a_pool(b"export EXTRA_OPTS=--pool # ours"));
+        for text in [
+            "export EXTRA_OPTS=--pool # ours",
+            "EXTRA_OPTS=\"$EXTRA_OPTS --pool\"",
+            "EXTRA_OPTS+=\" --pool\"",
+            "EXTRA_OPTS=\"--x \\\n --pool\"",
+            "if true\nthen EXTRA_OPTS='--pool'\nfi",
+            "EXTRA_OPTS=--pool\nEXTRA_OPTS=\"$EXTRA_OPTS --x\"",
+        ] {
+            assert!(is_in_a_pool(text.as_bytes()), "{text}");
+        }
         for text in [
             "",
             "#EXTRA_OPTS=--pool",

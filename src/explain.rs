@@ -39,10 +39,16 @@ pub fn explain(options: &Options, report: &Report) -> String {
         }
         Err(why) => say(&format!("  not used: {why:#}")),
     }
-    for (entry, left) in cache::holds(&options.lock_file) {
+    for (entry, left) in cache::holds(&options.lock_file, options.backoff) {
         let (verdict, seconds) = (entry.verdict.words(), left.as_secs());
         say(&format!(
-            "  {verdict}: the service does not run s9s for another {seconds} s"
+            "  {verdict}: s9s is not run for another {seconds} s, unless its credentials or the settings change"
+        ));
+    }
+    if let Err(error) = machine::exists(&options.maintenance) {
+        say(&format!(
+            "  the maintenance file {} cannot be looked for: {error}",
+            options.maintenance.display()
         ));
     }
     say("Who this node is");
@@ -62,8 +68,9 @@ pub fn explain(options: &Options, report: &Report) -> String {
     }
     if Uid::effective().is_root() && matches!(User::from_name(SERVICE_USER), Ok(Some(_))) {
         say(&format!(
-            "  this is root's; as the service: runuser -u {SERVICE_USER} -- env -i {} --explain",
-            env::current_exe().unwrap_or_default().display()
+            "  this is root's; as the service: runuser -u {SERVICE_USER} -- env -i {} {}",
+            env::current_exe().unwrap_or_default().display(),
+            env::args().skip(1).collect::<Vec<_>>().join(" ")
         ));
     }
     say("What s9s says");

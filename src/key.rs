@@ -5,12 +5,14 @@
 //! reached and used, not what it is.
 
 use std::env;
+use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::machine::identity;
 use crate::options::Options;
+use crate::s9s::is_loud;
 
 /// Who asks. A person's checks have an entry and a lock of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,8 +25,12 @@ pub enum Asker {
 
 /// The key of a check with these options, and this s9s, in this process's environment.
 pub fn key(options: &Options, asker: Asker, s9s: Option<&Path>) -> u64 {
+    let decides = |name: &OsStr| {
+        let is_s9s = name.as_bytes().starts_with(b"S9S_") && name != "S9S_CONNECTION_TIMEOUT";
+        name == "HOME" || name == "CMON_CONTROLLER" || (is_s9s && !is_loud(name))
+    };
     let mut environment: Vec<_> = env::vars_os()
-        .filter(|(name, _)| name == "HOME" || name == "CMON_CONTROLLER" || name.as_bytes().starts_with(b"S9S_"))
+        .filter(|(name, value)| decides(name) && !value.is_empty())
         .collect();
     environment.sort();
     let mut hasher = DefaultHasher::new();

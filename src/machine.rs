@@ -45,16 +45,23 @@ pub fn is_missing(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-/// Whether there is such a file, as far as this user may see.
-pub fn exists(path: &Path) -> bool {
-    fs::metadata(path).is_ok()
+/// Whether there is such a file.
+///
+/// # Errors
+/// This user may not look.
+pub fn exists(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if is_missing(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
-/// Tells a file, and what it holds, from others: device, inode, and when it last changed. None
-/// where there is no such file.
+/// Tells a file, and what it holds, from others: device, inode, and when it last changed (ctime, which
+/// no program can set). None where there is no such file.
 pub fn identity(path: &Path) -> Option<(u64, u64, i64, i64)> {
     let meta = fs::metadata(path).ok()?;
-    Some((meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec()))
+    Some((meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec()))
 }
 
 /// Tells this boot from others. None where the kernel does not say. Source: proc(5),

@@ -82,7 +82,7 @@ reasons! {
         "s9s printed more than 1 MiB and was killed."
         "Run `s9s controller --list --long` by hand and look at what it prints."
     S9sRedirectFailed "s9s-redirect-failed"
-        "s9s was sent on to a controller on another node, the leader, and could not reach it."
+        "s9s could not reach the controller on another node, the leader, that it was sent on to."
         "An election, or the leader is down: if it lasts, look at cmon on the other nodes, and whether this node reaches them on the RPC port."
     S9sTryAgain "s9s-try-again"
         "The controller is starting, or asks to try again later."

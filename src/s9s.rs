@@ -1,7 +1,7 @@
 //! What is known of s9s: how it is found and run, and what its ends mean.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -35,12 +35,15 @@ const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 pub fn run(program: &Path, deadline: Deadline) -> Result<Run, Fault> {
     let mut command = Command::new(program);
     command.args(ARGUMENTS).envs(environment(deadline));
-    // With these, s9s prints more than the list, the password among it.
-    let is_loud = |name: &OsString| name == "S9S_VERBOSE" || name.as_bytes().starts_with(b"S9S_DEBUG");
     for (name, _) in env::vars_os().filter(|(name, _)| is_loud(name)) {
         command.env_remove(name);
     }
     process::run(&mut command, MAX_OUTPUT, deadline).map_err(|error| not_started(program, error))
+}
+
+/// Whether s9s must not get this variable: with it, s9s prints more than the list, the password among it.
+pub fn is_loud(name: &OsStr) -> bool {
+    name == "S9S_VERBOSE" || name.as_bytes().starts_with(b"S9S_DEBUG")
 }
 
 /// Finds the client: a path, or a name that is looked up on PATH.
@@ -130,17 +133,23 @@ pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
     Err(reason.because(anyhow!("{} {}{said}{files}", program.display(), ending(run))))
 }
 
-/// What an exit means that came with one of these texts on standard error, or, last of each status,
-/// with any other. In lower case. Source: recordings of the genuine client (s9s-tools 1.9).
-const EXITS: [(i32, &str, Reason); 13] = [
-    (2, "", Reason::S9sRedirectFailed),
-    (3, "redirect", Reason::S9sRedirectFailed),
-    (3, "again", Reason::S9sTryAgain),
-    (3, "initializ", Reason::S9sTryAgain),
-    (3, "starting", Reason::S9sTryAgain),
-    (3, "suspended", Reason::S9sSuspended),
+/// What the controller's words mean, in lower case, whether it answered the login (status 3) or the
+/// listing (2). The first that fits: what may cost the user its account comes before what will pass.
+/// Source: recordings of the genuine client (s9s-tools 1.9).
+const ANSWERS: [(&str, Reason); 6] = [
+    ("suspended", Reason::S9sSuspended),
+    ("password", Reason::S9sRefused),
+    ("denied", Reason::S9sRefused),
+    ("redirect", Reason::S9sRedirectFailed),
+    ("try again", Reason::S9sTryAgain),
+    ("initializ", Reason::S9sTryAgain),
+];
+
+/// The same of the client's own words, with its status, and last of each status with any other.
+const EXITS: [(i32, &str, Reason); 8] = [
     (3, "", Reason::S9sRefused),
     (5, "host '", Reason::S9sNoSuchHost),
+    (5, "connect to ", Reason::S9sNoConnection),
     (5, "ssl", Reason::S9sNoTls),
     (5, "", Reason::S9sNoConnection),
     (6, "configuration file", Reason::S9sConfUnreadable),
@@ -151,6 +160,12 @@ const EXITS: [(i32, &str, Reason); 13] = [
 /// `is_here` tells this machine's addresses.
 fn of_exit(status: i32, stderr: &str, is_here: impl Fn(IpAddr) -> bool) -> Reason {
     let stderr = stderr.to_lowercase();
+    let answer = ANSWERS
+        .iter()
+        .find(|(text, _)| matches!(status, 2 | 3) && stderr.contains(text));
+    if let Some((_, reason)) = answer {
+        return *reason;
+    }
     let means = |(exit, text, _): &&(i32, &str, Reason)| *exit == status && stderr.contains(text);
     match EXITS.iter().find(means) {
         // It was sent on: what it was first told to ask accepts connections.
@@ -194,7 +209,21 @@ mod tests {
             (3, "Please try again later.", "s9s-try-again"),
             (3, "The controller is being initialized.", "s9s-try-again"),
             (3, "Redirect notification.", "s9s-redirect-failed"),
-            (2, "Whatever the listing was answered.", "s9s-redirect-failed"),
+            (2, "Whatever the listing was answered.", "s9s-failed"),
+            (2, "Access denied.", "s9s-refused"),
+            (2, "Please try again later.", "s9s-try-again"),
+            (3, "Invalid username or password, please try again.", "s9s-refused"),
+            (
+                3,
+                "The user is suspended. Please try again later.",
+                "s9s-user-suspended",
+            ),
+            (3, "The check against the directory failed.", "s9s-refused"),
+            (
+                5,
+                "Connect to ssl-cc1:9501 failed(111): Connection refused.",
+                "s9s-no-connection",
+            ),
             (
                 5,
                 "Connect to 127.0.0.1:9501 failed(111): Connection refused.",

@@ -1,7 +1,7 @@
 //! What a client gets: one answer to one connection.
 
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::answer::render;
@@ -13,18 +13,19 @@ use crate::key::Asker;
 use crate::log;
 use crate::options::{self, Options};
 use crate::reason::Reason;
-use crate::request::{self, Request};
+use crate::request;
 use crate::verdict::Verdict;
 
 /// How long a request is waited for, at most half of the check's time.
 const READING: Duration = Duration::from_secs(1);
 
 /// Answers `connection`: request -> cache -> s9s -> verdict -> response. `started` is when the process
-/// did, since boot; from then on the answer takes no longer than the options' timeout.
+/// did, since boot; from then on the answer takes no longer than the options' timeout. What is late of
+/// the request is waited for last: it only decides the answer's form, and must not take time from s9s.
 pub fn serve(connection: Connection, started: Duration) {
     let client = Client {
         connection,
-        asked: Arc::default(),
+        head: Arc::default(),
     };
     let late = client.clone();
     let last_words = move |reason| {
@@ -41,7 +42,7 @@ pub fn serve(connection: Connection, started: Duration) {
         Err(error) => {
             // Where there is no room for a thread, there is none for s9s.
             log::fault(&format!("{}: {error}", Reason::S9sNotStarted.code()));
-            client.read_request(started, timeout);
+            client.read_request(Deadline(started + READING.min(timeout / 2)));
             client.answer(Verdict::Unknown(Reason::S9sNotStarted));
         }
     }
@@ -51,43 +52,60 @@ pub fn serve(connection: Connection, started: Duration) {
 #[derive(Clone)]
 struct Client {
     connection: Connection,
-    /// What it asks for, and whether by HEAD.
-    asked: Arc<OnceLock<(Request, bool)>>,
+    /// What has come of the request.
+    head: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Client {
     fn serve(&self, started: Duration, options: Result<Options, Reason>, guard: &Guard) {
-        let found = or_internal_error(|| self.check(started, options, guard));
-        let (verdict, checked) = found.unwrap_or_else(|reason| (Verdict::Unknown(reason), None));
+        // As a rule, all of it is there: a check that is killed must leave nothing unread.
+        self.read_request(Deadline(started));
+        let mut timeout = READING;
+        let checked = or_internal_error(|| {
+            let options = options?.with_settings_file().map_err(|error| refuse(&error))?;
+            timeout = options.timeout;
+            guard.set_deadline(Deadline(started + timeout));
+            Ok(check(&options, Asker::Client, Deadline(started + timeout), guard))
+        });
+        let mut checked = checked.and_then(|checked| checked);
+        let publish = |checked: &mut Result<Checked, Reason>| {
+            let _ = or_internal_error(|| checked.as_mut().map(|checked| checked.publish(true)).ok());
+        };
+        guard.enter(Stage::Request);
+        if !self.read_request(Deadline(started)) {
+            // The others must not wait for a request that is still on its way.
+            publish(&mut checked);
+            self.read_request(Deadline(started + READING.min(timeout / 2)));
+        }
+        let verdict = match &checked {
+            Ok(checked) => checked.verdict(Deadline(started + timeout)),
+            Err(reason) => Verdict::Unknown(*reason),
+        };
         guard.answer();
         self.answer(verdict);
         // After the answer, which must not wait for the lock file's disk.
-        let _ = or_internal_error(|| checked.map(|checked| checked.publish(true)));
+        publish(&mut checked);
     }
 
-    fn check(&self, started: Duration, options: Result<Options, Reason>, guard: &Guard) -> (Verdict, Option<Checked>) {
-        let options = options.and_then(|options| options.with_settings_file().map_err(|error| refuse(&error)));
-        let timeout = options.as_ref().map_or(READING, |options| options.timeout);
-        let deadline = Deadline(started + timeout);
-        guard.set_deadline(deadline);
-        guard.enter(Stage::Request);
-        self.read_request(started, timeout);
-        let options = match options {
-            Ok(options) => options,
-            Err(reason) => return (Verdict::Unknown(reason), None),
-        };
-        let checked = check(&options, Asker::Client, deadline, guard);
-        (checked.verdict(deadline), Some(checked))
-    }
-
-    fn read_request(&self, started: Duration, timeout: Duration) {
-        let head = self.connection.read_head(Deadline(started + READING.min(timeout / 2)));
-        let _ = self.asked.set((request::request(&head), request::is_head(&head)));
+    /// Reads the request until `deadline` at the latest. Whether it is complete.
+    fn read_request(&self, deadline: Deadline) -> bool {
+        let mut head = self.head();
+        let read = or_internal_error(|| {
+            self.connection.read_head(&mut head, deadline);
+            request::is_complete(&head)
+        });
+        read.unwrap_or(true)
     }
 
     fn answer(&self, verdict: Verdict) {
-        let (request, head_only) = self.asked.get().copied().unwrap_or_default();
-        self.connection.send(&render(verdict, request, head_only));
+        self.read_request(Deadline(Duration::ZERO));
+        let head = self.head();
+        self.connection
+            .send(&render(verdict, request::request(&head), request::is_head(&head)));
+    }
+
+    fn head(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

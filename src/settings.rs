@@ -26,55 +26,68 @@ pub fn line(text: &[u8]) -> Line {
     let assignment = || {
         let equals = text.iter().position(|byte| *byte == b'=')?;
         let name = String::from_utf8(text[..equals].to_vec()).ok()?;
-        let value = String::from_utf8(unquote(&text[equals + 1..]).trim_ascii().to_vec()).ok()?;
+        let (value, rest) = value(&text[equals + 1..])?;
+        let value = String::from_utf8(value.trim_ascii().to_vec()).ok()?;
         let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        is_name.then_some(Line::Assignment(name, value))
+        (is_name && rest.is_empty()).then_some(Line::Assignment(name, value))
     };
     assignment().unwrap_or(Line::Other)
 }
 
-/// The value that a shell would see in the rest of an assignment's line: quotes taken off, a
-/// comment or a further command left out. Blanks outside quotes are kept, for systemd's
-/// `EnvironmentFile=` reads the same file and ends an unquoted value only at the line's end.
-pub fn unquote(rest: &[u8]) -> Vec<u8> {
+/// The value that a shell would see in the rest of an assignment's line, quotes taken off, and what
+/// follows behind a `;`. None where only a shell could tell: variables, commands, an open quote. Blanks
+/// outside quotes are kept, for systemd's `EnvironmentFile=` reads the same file and ends an unquoted
+/// value only at the line's end.
+pub fn value(rest: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut value = Vec::new();
     let mut quote = None;
-    let mut bytes = rest.iter().copied();
+    let mut bytes = rest.iter().copied().enumerate();
     let mut before = b' ';
-    while let Some(byte) = bytes.next() {
+    let mut next = &b""[..];
+    while let Some((at, byte)) = bytes.next() {
         match (quote, byte) {
             (Some(open), _) if byte == open => quote = None,
+            (Some(b'"') | None, b'$' | b'`') => return None,
             (Some(_), _) => value.push(byte),
             (None, b'"' | b'\'') => quote = Some(byte),
-            (None, b'\\') => value.extend(bytes.next()),
-            (None, b';' | b'&' | b'|') => break,
+            (None, b'\\') => value.push(bytes.next()?.1),
+            (None, b'&' | b'|' | b'<' | b'>' | b'(' | b')') => return None,
+            (None, b';') => {
+                next = rest[at + 1..].trim_ascii();
+                break;
+            }
             (None, b'#') if before.is_ascii_whitespace() => break,
             (None, _) => value.push(byte),
         }
         before = byte;
     }
-    value
+    quote.is_none().then_some((value, next))
 }
 
 /// What a shell has open where a line begins. There, an assignment may be none, or go on.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Open {
     quote: Option<u8>,
-    /// The line before ends in a backslash.
+    /// The line before ends in a backslash, or in `&&`, `||` or `|`.
     continued: bool,
-    /// How many conditionals, loops and functions.
+    /// How many conditionals, loops, functions, and ends of the script.
     blocks: usize,
-    /// The word that ends a here-document.
-    here_document: Option<Vec<u8>>,
+    parentheses: usize,
+    /// The word that ends a here-document, and whether tabs may stand before it.
+    here_document: Option<(Vec<u8>, bool)>,
 }
 
 impl Open {
     /// Goes over one line. Whether it may assign to `name`, in whatever way.
     pub fn read(&mut self, line: &[u8], name: &[u8]) -> bool {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let is_mentioned = *self != Open::default() && line.windows(name.len()).any(|part| part == name);
-        if let Some(end) = &self.here_document {
-            if line.trim_ascii() == end {
+        let is_mentioned = *self != Open::default() && mentions(line, name);
+        if let Some((end, may_be_indented)) = &self.here_document {
+            let indent = line
+                .iter()
+                .take_while(|byte| **byte == b'\t' && *may_be_indented)
+                .count();
+            if line[indent..] == *end {
                 self.here_document = None;
             }
             return is_mentioned;
@@ -94,45 +107,70 @@ impl Open {
                 (None, b'"' | b'\'' | b'`') => self.quote = Some(*byte),
                 (None, b'#') if at == start => break,
                 (None, b'<') if line[at..].starts_with(b"<<<") => at += 2,
-                (None, b'<') if line[at..].starts_with(b"<<") => {
-                    let word = line[at + 2..]
-                        .strip_prefix(b"-")
-                        .unwrap_or(&line[at + 2..])
-                        .trim_ascii();
+                (None, b'<') if line[at..].starts_with(b"<<") && self.parentheses == 0 => {
+                    let rest = &line[at + 2..];
+                    let may_be_indented = rest.starts_with(b"-");
+                    let word = rest[usize::from(may_be_indented)..].trim_ascii();
                     let end = word.iter().position(|byte| b" \t;&|<>)".contains(byte));
-                    self.here_document = Some(unquote(&word[..end.unwrap_or(word.len())]));
+                    let word = word[..end.unwrap_or(word.len())].iter();
+                    let word = word.filter(|byte| !b"\"'\\".contains(byte)).copied();
+                    self.here_document = Some((word.collect(), may_be_indented));
                     at += 1;
                 }
                 (None, b' ' | b'\t' | b';' | b'&' | b'|' | b'(' | b')') => {
                     assigns |= self.end_word(&line[start..at], name, &mut is_first);
                     is_first |= !matches!(byte, b' ' | b'\t');
+                    match byte {
+                        b'(' => self.parentheses += 1,
+                        b')' => self.parentheses = self.parentheses.saturating_sub(1),
+                        _ => {}
+                    }
                     start = at + 1;
                 }
                 (None, _) => {}
             }
             at += 1;
         }
-        let last = line.get(start..).unwrap_or_default();
+        let command = &line[..at.min(line.len())];
+        self.continued |=
+            self.quote.is_none() && [&b"&&"[..], b"|"].iter().any(|end| command.trim_ascii().ends_with(end));
+        let last = command.get(start..).unwrap_or_default();
         assigns | self.end_word(last, name, &mut is_first) | is_mentioned
     }
 
-    /// Notes what a word opens or closes if it `is_first` of its command. Whether it assigns.
+    /// Notes what a word opens or closes if it `is_first` of its command. Whether it may assign.
     fn end_word(&mut self, word: &[u8], name: &[u8], is_first: &mut bool) -> bool {
         if word.is_empty() {
             return false;
         }
-        if std::mem::replace(is_first, false) {
+        let (was_first, mut runs_others) = (std::mem::replace(is_first, false), false);
+        if was_first {
             match word {
-                b"if" | b"while" | b"until" | b"for" | b"select" | b"case" | b"function" | b"{" => self.blocks += 1,
+                b"if" | b"while" | b"until" | b"for" | b"select" | b"case" | b"{" => self.blocks += 1,
+                b"exit" | b"return" | b"exec" => self.blocks += 1,
                 b"fi" | b"done" | b"esac" | b"}" => self.blocks = self.blocks.saturating_sub(1),
+                b"." | b"source" | b"eval" => runs_others = true,
                 _ => {}
             }
             let goes_on: [&[u8]; 9] = [b"if", b"while", b"until", b"{", b"then", b"else", b"elif", b"do", b"!"];
             *is_first = goes_on.contains(&word);
         }
-        let value = word.strip_prefix(name);
-        value.is_some_and(|value| value.starts_with(b"=") || value.starts_with(b"+="))
+        let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+        let letters = word.iter().take_while(|byte| is_name(byte)).count();
+        let is_anothers = word[..letters] != *name && word[letters..].starts_with(b"=");
+        // As a command of its own, the name is only an error.
+        runs_others || (!is_anothers && mentions(word, name) && !(was_first && word == name))
     }
+}
+
+/// Whether `name` stands in `text` as a whole, and not to be read there, as `$name` or `${name}`.
+fn mentions(text: &[u8], name: &[u8]) -> bool {
+    let is_part = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || b"_${".contains(byte));
+    (0..=text.len().saturating_sub(name.len())).any(|at| {
+        text[at..].starts_with(name)
+            && !is_part(at.checked_sub(1).and_then(|before| text.get(before)))
+            && !is_part(text.get(at + name.len()))
+    })
 }
 
 #[cfg(test)]
@@ -148,12 +186,24 @@ mod tests {
             "CMONHACHK_TIMEOUT=2.5",
             "  export CMONHACHK_TIMEOUT=\"2.5\" # slow",
             "CMONHACHK_TIMEOUT='2.5'\r",
-            "\u{feff}CMONHACHK_TIMEOUT=2.5; echo",
+            "\u{feff}CMONHACHK_TIMEOUT=2.5;",
         ] {
             let expected = Line::Assignment("CMONHACHK_TIMEOUT".to_string(), "2.5".to_string());
             assert_eq!(line(text.as_bytes()), expected, "{text:?}");
         }
-        for text in ["CMONHACHK_TIMEOUT", "timeout 3", "A B=3", "[cmon]", "NAME=\u{fffd}"] {
+        for text in [
+            "CMONHACHK_TIMEOUT",
+            "timeout 3",
+            "A B=3",
+            "[cmon]",
+            "A=1; B=2",
+            "A=\"1",
+            "A=$B",
+            "A=`b`",
+            "A=1 | b",
+            "A=1\\",
+            "NAME=\u{fffd}",
+        ] {
             let mut text = text.as_bytes().to_vec();
             if text.len() > 7 && text.ends_with(b"\xbd") {
                 text.truncate(text.len() - 1);
@@ -184,7 +234,14 @@ mod tests {
             "case $x in a) x;;",
             "f() {",
             "cat <<EOF\nfi",
-            "cat <<-'EOF' >x\n  EOFX",
+            "cat <<-'EOF' >x\n  EOF",
+            "cat <<EOF\n\tEOF",
+            "x &&",
+            "x || # y",
+            "x |",
+            "(",
+            "X=$(",
+            "exit 0",
         ] {
             assert!(opened(text), "{text:?}");
         }
@@ -201,6 +258,9 @@ mod tests {
             "f() {\n  echo if\n}",
             "cat <<-EOF\n\tif\n\tEOF",
             "cat <<<EOF",
+            "X=$((1<<2))",
+            "x && y",
+            "(x; y)",
             "B=x if",
             "# if",
         ] {
@@ -220,10 +280,14 @@ mod tests {
             "B=1;A=\"x",
             "A=\\",
             "(A=1)",
+            "export \"A=1\"",
+            "unset A",
+            "read A <<<1",
+            ". /etc/other",
         ] {
             assert!(assigns(line), "{line:?}");
         }
-        for line in ["# A=1", "B=\"A=1\"", "BA=1", "AB=1", "A = 1", "B=1#A=1", "'A=1'"] {
+        for line in ["# A=1", "B=\"A=1\"", "BA=1", "AB=1", "A = 1", "B=1#A=1"] {
             assert!(!assigns(line), "{line:?}");
         }
     }

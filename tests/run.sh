@@ -28,7 +28,7 @@ for part in "${parts[@]}"; do
 done
 
 provide curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount \
-    ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap mkfs.ext4:e2fsprogs fsfreeze:util-linux
+    ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap mandoc:mandoc mkfs.ext4:e2fsprogs fsfreeze:util-linux
 # openbsd-inetd and xinetd exclude each other, so the one is unpacked beside the other; these are
 # the libraries that it needs.
 inetd=target/tools/openbsd-inetd
@@ -74,7 +74,7 @@ lint() {
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
     # What the binary is made of: licences, duplicates and sources, as .deny.toml has it.
     if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
-    shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/* deploy/*.sh .ci/run
+    shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/* deploy/*.sh deploy/front/cmonhachk-front .ci/run
 }
 
 suite() { tests suite -- --test-threads 8 "${alone[@]/#/--skip=}"; }

@@ -295,10 +295,12 @@ fn assigned(line: &[u8]) -> Option<&[u8]> {
 /// Whether there is anything besides plain assignments and comments of one line that a shell could act on.
 fn may_be_unclear(text: &[u8]) -> bool {
     let has = |text: &[u8], part: &str| text.windows(part.len()).any(|other| other == part.as_bytes());
-    let words = ["if", "while", "until", "for", "select", "case", "function", "{"];
+    let words = [
+        "if", "while", "until", "for", "select", "case", "{", "exit", "return", "exec", ".", "source", "eval",
+    ];
     // Named, but not only by an assignment.
     let names = |line: &[u8]| has(assigned(line).unwrap_or(line), "RPC_BIND_ADDRESSES");
-    text.iter().any(|byte| b"\"'`\\$;&|<()".contains(byte))
+    text.iter().any(|byte| b"\"'`\\$;&|<>()/".contains(byte))
         || words.iter().any(|word| has(text, word))
         || text.split(|byte| *byte == b'\n').any(names)
 }
@@ -360,7 +362,12 @@ fn question(received: &[u8]) -> Request {
     let line = text.split_once('\n').map_or(text, |(line, _)| line);
     let line = line.strip_suffix('\r').unwrap_or(line);
     let rest = line.split_once(' ').map(|(_, rest)| rest);
-    let after_health = rest.and_then(|rest| rest.strip_prefix("/health"));
+    // `http://HOST/PATH` is the same question as `/PATH`; the host ends where the target does, too.
+    let path = rest.map(|rest| match rest.strip_prefix("http://") {
+        Some(rest) => &rest[rest.find(['/', ' ']).unwrap_or(rest.len())..],
+        None => rest,
+    });
+    let after_health = path.and_then(|path| path.strip_prefix("/health"));
     match after_health {
         None if line == "agent" => Request::Agent,
         Some(after) if after.is_empty() || after.starts_with([' ', '?']) => Request::Health,

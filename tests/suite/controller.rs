@@ -1,11 +1,14 @@
 //! The situations of a controller's life: what it says, whom it refuses, and when it is left alone.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::unistd::Uid;
+
 use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until};
-use crate::syslog::{Log, logging};
+use crate::syslog::{Log, logging, with_log};
 
 /// What a client with this request and this check is answered.
 fn ask(check: &mut Command, request: &str) -> String {
@@ -97,8 +100,14 @@ fn a_refused_login_is_not_tried_again_until_its_credentials_change() {
         fs::write(home.join(".s9s/system.key"), behaviour).unwrap();
         assert_eq!(get(&["--max-age", "0"]), unknown(reason));
         assert_eq!(cluster.runs(), runs + 3, "the key changed");
+        let elsewhere = format!("cmon_user = system\nauth_key = {}\n", home.join("key").display());
+        fs::write(&conf, elsewhere).unwrap();
+        assert_eq!(get(&["--max-age", "0"]), unknown(reason));
+        fs::write(home.join("key"), behaviour).unwrap();
+        assert_eq!(get(&["--max-age", "0"]), unknown(reason));
+        assert_eq!(cluster.runs(), runs + 5, "the key that s9s.conf names changed");
         assert_eq!(get(&["--max-age", "0", "--backoff", "0"]), unknown(reason));
-        assert_eq!(cluster.runs(), runs + 4, "without the back-off");
+        assert_eq!(cluster.runs(), runs + 6, "without the back-off");
         cluster.behaves("list");
         assert_eq!(get(&["--backoff", "0", "--max-age", "0"]), LEADER);
         assert_eq!(get(&[]), LEADER, "and nothing is held any more");
@@ -207,6 +216,67 @@ fn maintenance_is_a_file_that_is_touched_and_removed() {
     let lines = log.lines();
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].starts_with("<29>unknown maintenance -> leader: "), "{lines:?}");
+}
+
+#[test]
+fn maintenance_does_not_make_a_refusal_forgotten() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let file = cluster.folder.join("maintenance");
+    let get = || node.get(&["--max-age", "0", "--maintenance", file.to_str().unwrap()]);
+    let hold = || {
+        let links = fs::read_dir(cluster.folder.path()).unwrap();
+        let mut texts = links.filter_map(|link| fs::read_link(link.unwrap().path()).ok());
+        texts
+            .next()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .split(' ')
+            .nth(4)
+            .unwrap()
+            .to_string()
+    };
+    cluster.behaves("wrong-password");
+    assert_eq!(get(), unknown("s9s-refused"));
+    assert!(hold().starts_with("30000/"));
+    fs::write(&file, "").unwrap();
+    assert_eq!(get(), unknown("maintenance"));
+    fs::remove_file(&file).unwrap();
+    assert_eq!(get(), unknown("s9s-refused"));
+    assert!(hold().starts_with("60000/"), "{}", hold());
+    assert_eq!(cluster.runs(), 2);
+}
+
+#[test]
+fn maintenance_that_the_service_cannot_look_for_is_logged() {
+    if !Uid::effective().is_root() {
+        return;
+    }
+    let cluster = Cluster::for_any_user();
+    let log = Log::open(&cluster);
+    let hidden = cluster.folder.join("hidden");
+    fs::create_dir(&hidden).unwrap();
+    fs::set_permissions(&hidden, Permissions::from_mode(0o700)).unwrap();
+    let node = Node {
+        s9s: cluster.folder.join("sim"),
+        ..cluster.leader()
+    };
+    let file = hidden.join("maintenance");
+    fs::set_permissions(cluster.folder.join("log"), Permissions::from_mode(0o666)).unwrap();
+    let mut check = Command::new("setpriv");
+    check.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    check.arg(cluster.folder.join("cmonhachk")).env_clear();
+    for (name, value) in node.command().get_envs() {
+        check.env(name, value.unwrap_or_default());
+    }
+    check.env("CMONHACHK_MAINTENANCE", file);
+    let mut client = connect(&mut with_log(&cluster, check));
+    client.send(GET);
+    client.answer();
+    let lines = log.lines();
+    let said = |line: &String| line.contains("maintenance file cannot be looked for") && line.contains("ermission");
+    assert!(lines.iter().any(said), "{lines:?}");
 }
 
 #[test]
@@ -335,9 +405,9 @@ fn explain_names_the_files_the_user_the_controller_and_what_is_held() {
     ] {
         assert!(told.lines().any(|other| other == line), "{line}\n{told}");
     }
-    let held = "  unknown s9s-refused: the service does not run s9s for another ";
+    let held = "  unknown s9s-refused: s9s is not run for another ";
     let seconds = told.lines().find_map(|line| line.strip_prefix(held)).expect(&told);
-    let seconds: u64 = seconds.strip_suffix(" s").unwrap().parse().unwrap();
+    let seconds: u64 = seconds.split(' ').next().unwrap().parse().unwrap();
     assert!((20..30).contains(&seconds), "{told}");
     assert_eq!(cluster.runs(), 2, "it asks all the same");
     let told = explain(check().env("CMON_CONTROLLER", "https://cc9:9501"));

@@ -1,5 +1,6 @@
 //! Users land on the leader: three nodes, their UIs, and HAProxy with the deployed configuration.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::cluster::{Cluster, PATIENCE, loopback, project, wait_until};
+use crate::cluster::{AtEnd, Cluster, PATIENCE, loopback, once_in_a_while, project, wait_until};
 use crate::haproxy::Haproxy;
 use crate::scale::amount;
 use crate::xinetd::Xinetd;
@@ -100,7 +101,7 @@ impl<'a> Site<'a> {
         let socket = cluster.folder.join("stats").display().to_string();
         configuration = configuration
             .replace("bind :", &format!("bind {ip}:"))
-            .replace("/run/haproxy/admin.sock", &socket);
+            .replace("/run/cmonhachk-front/admin.sock", &socket);
         let haproxy = Haproxy::start(&cluster.folder, &adapt(configuration));
         let site = Site {
             haproxy,
@@ -337,6 +338,7 @@ fn in_every_transition_the_right_node_is_up_and_nobody_is_stuck() {
 fn while_two_nodes_answer_200_users_are_sent_to_one_of_them_alone() {
     let cluster = Cluster::new();
     let site = Site::start(&cluster, "", |configuration| configuration);
+    assert_eq!(site.user_gets().as_deref(), Some("node1"));
     // A second cluster's node, which leads, in the place of a follower: both lead now.
     cluster
         .folder
@@ -432,4 +434,45 @@ fn users_are_not_sent_to_a_leader_whose_ui_is_down() {
     site.uis.push(Ui::start(ip, "node1"));
     wait_until("the leader is back", || site.up() == ["node1"]);
     assert_eq!(site.user_gets().as_deref(), Some("node1"));
+}
+
+#[test]
+fn nobody_is_sent_to_a_follower_or_away_while_haproxy_reloads() {
+    let cluster = Cluster::new();
+    let site = Site::start(&cluster, "", |configuration| configuration);
+    // The one that is checked last.
+    cluster.leads("10.0.0.103");
+    wait_until("the leader is up", || site.up() == ["node3"]);
+    let nobody_was_refused = || {
+        let over = AtomicBool::new(false);
+        let replies = thread::scope(|scope| {
+            let _end = AtEnd(&over);
+            let users = [(); 4].map(|()| {
+                scope.spawn(|| {
+                    let mut replies = HashMap::new();
+                    while !over.load(Ordering::Relaxed) {
+                        *replies.entry(site.user_gets()).or_insert(0) += 1;
+                    }
+                    replies
+                })
+            });
+            for _ in 0..3 {
+                site.haproxy.reload();
+                // Until it has checked every node, and a little longer.
+                thread::sleep(Duration::from_millis(1500));
+            }
+            over.store(true, Ordering::Relaxed);
+            users.map(|user| user.join().unwrap())
+        });
+        for name in replies.iter().flat_map(HashMap::keys).flatten() {
+            assert_eq!(name, "node3", "{replies:?}");
+        }
+        assert!(
+            replies.iter().all(|replies| replies.values().sum::<u32>() > 10),
+            "{replies:?}"
+        );
+        !replies.iter().any(|replies| replies.contains_key(&None))
+    };
+    // On a busy machine, the new process may take longer to find the leader than users wait.
+    assert!(once_in_a_while(nobody_was_refused));
 }

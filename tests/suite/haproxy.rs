@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::cluster::{Cluster, Daemon, Folder, PATIENCE, parent, processes, wait_until};
 use crate::xinetd::Xinetd;
@@ -23,15 +22,10 @@ pub struct Haproxy {
 impl Haproxy {
     /// Starts it with a configuration whose stats socket is the file `stats` in `folder`.
     pub fn start(folder: &Folder, configuration: &str) -> Haproxy {
-        Haproxy::start_as(Path::new("haproxy"), "-db", folder, configuration)
-    }
-
-    /// The same, as a given program and in a given mode.
-    pub fn start_as(program: &Path, mode: &str, folder: &Folder, configuration: &str) -> Haproxy {
         let (socket, log) = (folder.join("stats"), folder.join("haproxy.log"));
         let configuration = folder.write("haproxy.cfg", configuration);
-        let process = Command::new(program)
-            .args([mode, "-f"])
+        let process = Command::new("haproxy")
+            .args(["-Ws", "-f"])
             .arg(configuration)
             .stdin(Stdio::null())
             .stdout(fs::File::create(&log).unwrap())
@@ -82,28 +76,9 @@ impl Haproxy {
         });
     }
 
-    /// Kills one of its processes, upon which the other ends too; waits until nobody serves.
-    pub fn kill(mut self, which: Which) {
-        let victim = match which {
-            Which::Master => self.process.0.id(),
-            Which::Worker => self.workers()[0],
-        };
-        kill(Pid::from_raw(victim.cast_signed()), Signal::SIGKILL).unwrap();
-        wait_until("both processes are gone", || {
-            self.process.0.try_wait().unwrap().is_some() && UnixStream::connect(&self.socket).is_err()
-        });
-    }
-
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
-}
-
-/// One of the two processes that HAProxy has with `-W`.
-#[derive(Clone, Copy)]
-pub enum Which {
-    Master,
-    Worker,
 }
 
 #[test]

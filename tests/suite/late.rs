@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -243,6 +243,66 @@ fn without_a_usable_lock_file_many_checks_at_once_are_one_run() {
 }
 
 #[test]
+fn where_no_entry_can_be_written_beside_the_lock_file_many_checks_are_one_run_all_the_same() {
+    let cluster = Cluster::new();
+    cluster.behaves("slow 0.3");
+    let node = cluster.leader();
+    fs::write(&node.lock, "").unwrap();
+    fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
+    // A folder in the place of the draft: root may write everywhere else.
+    let name = node.lock.file_name().unwrap().to_str().unwrap().to_string();
+    assert_eq!(node.get(&["--max-age", "0"]), LEADER);
+    let entries = fs::read_dir(cluster.folder.path())
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    let entry = entries.into_iter().find(|path| path.is_symlink()).unwrap();
+    assert!(entry.file_name().unwrap().to_str().unwrap().starts_with(&name));
+    fs::create_dir(format!("{}.new", entry.display())).unwrap();
+    thread::sleep(Duration::from_millis(1100));
+    let runs = cluster.runs();
+    at_once(40, |arguments| node.connect_in_own_memory(arguments));
+    assert_eq!(node.get_in_own_memory(&[]), LEADER);
+    assert_eq!(cluster.runs(), runs + 1);
+}
+
+#[test]
+fn clients_that_send_nothing_take_no_run_from_those_that_do() {
+    let cluster = Cluster::new();
+    cluster.behaves("slow 0.8");
+    let node = cluster.leader();
+    let silent: Vec<_> = (0..8).map(|_| node.connect(&[])).collect();
+    wait_until("one of them runs s9s", || cluster.runs() == 1);
+    let start = Instant::now();
+    assert_eq!(node.get(&[]), LEADER);
+    assert!(start.elapsed() < Duration::from_millis(1100), "{:?}", start.elapsed());
+    assert_eq!(cluster.runs(), 1, "of the run that a silent one began");
+    for client in silent {
+        assert_eq!(client.answer(), LEADER);
+    }
+}
+
+#[test]
+fn a_failure_that_has_nothing_to_do_with_time_is_shared_by_a_check_that_waited() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let lock = node.hold_the_lock();
+    let clients: Vec<_> = (0..20)
+        .map(|_| {
+            let mut client = node.connect(&["--timeout", "3"]);
+            client.send(GET);
+            client
+        })
+        .collect();
+    cluster.behaves("connection-refused");
+    thread::sleep(Duration::from_millis(1200));
+    drop(lock);
+    for client in clients {
+        assert_eq!(client.answer(), unknown("s9s-no-connection"));
+    }
+    assert_eq!(cluster.runs(), 1);
+}
+
+#[test]
 fn the_folder_of_the_lock_file_is_made_for_its_user_alone() {
     let cluster = Cluster::new();
     let folder = cluster.folder.join("run");
@@ -317,6 +377,28 @@ fn a_listening_socket_is_named_and_its_client_answered() {
         lines[0].contains("wait = no") && lines[0].contains("Accept=yes"),
         "{lines:?}"
     );
+}
+
+#[test]
+fn a_listening_local_socket_is_accepted_from_as_well() {
+    let cluster = Cluster::new();
+    let path = cluster.folder.join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut client = UnixStream::connect(&path).unwrap();
+    std::io::Write::write_all(&mut client, GET).unwrap();
+    let socket = OwnedFd::from(listener);
+    let mut command = cluster.leader().command();
+    command
+        .stdin(socket.try_clone().unwrap())
+        .stdout(socket.try_clone().unwrap())
+        .stderr(socket);
+    let mut responder = command.spawn().unwrap();
+    drop(command);
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut client, &mut answer).unwrap();
+    assert_eq!(answer, LEADER);
+    drop(client);
+    exits(&mut responder);
 }
 
 #[test]

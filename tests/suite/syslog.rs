@@ -51,7 +51,13 @@ impl Log {
 /// The node's check, in a namespace with this log.
 pub fn logging(node: &Node<'_>, arguments: &[&str]) -> Command {
     let mut check = node.command();
-    check.args(arguments).env("LOG_FOLDER", node.cluster.folder.path());
+    check.args(arguments);
+    with_log(node.cluster, check)
+}
+
+/// The same of any command.
+pub fn with_log(cluster: &Cluster, mut check: Command) -> Command {
+    check.env("LOG_FOLDER", cluster.folder.path());
     in_namespaces(&["--mount"], ENTER, &check)
 }
 

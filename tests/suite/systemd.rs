@@ -47,13 +47,13 @@ fn the_service_is_exposed_as_little_as_s9s_allows() {
 }
 
 /// A systemd that runs in namespaces of its own.
-struct Systemd {
+pub struct Systemd {
     unshare: Child,
     control_group: PathBuf,
 }
 
 impl Systemd {
-    fn boot(cluster: &Cluster) -> Systemd {
+    pub fn boot(cluster: &Cluster) -> Systemd {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         let hierarchy = mounts
             .lines()
@@ -76,7 +76,7 @@ impl Systemd {
     }
 
     /// systemd itself, once it is one.
-    fn first_process(&self) -> Option<String> {
+    pub fn first_process(&self) -> Option<String> {
         let unshare = self.unshare.id();
         let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).ok()?;
         let pid = children.split_whitespace().next()?.to_string();
@@ -85,7 +85,7 @@ impl Systemd {
     }
 
     /// What a shell command inside prints.
-    fn run(&self, command: &str) -> String {
+    pub fn run(&self, command: &str) -> String {
         let pid = self.first_process().expect("systemd runs");
         let inside = ["--mount", "--pid", "--net", "--root", "--wd", "sh", "-c", command];
         let output = Command::new("nsenter")

@@ -1,0 +1,414 @@
+//! deploy/front/cmonhachk-front on three nodes that were booted for it, each with the responder, a UI,
+//! the real HAProxy and keepalived, and a client beside them; a switch joins them.
+
+mod site;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Read;
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use site::*;
+
+use crate::cluster::{AtEnd, Daemon, Folder, project, wait_until};
+
+#[test]
+fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
+    let site = Site::boot();
+    let start = Instant::now();
+    for (node, order) in site.nodes.iter().zip(["101 102 103", "103 101 102", "102 103 101"]) {
+        let nodes = order.replace(' ', " 10.0.0.");
+        let said = node.succeeds(&format!("{VIRTUAL} 10.0.0.{nodes}"));
+        assert!(
+            said.contains("Users get to the leader at 10.0.0.130, port 81.\n"),
+            "{said}"
+        );
+    }
+    assert_eq!(site.user_gets(VIRTUAL).as_deref(), Some("node2"));
+    eprintln!("three runs, and users were on the leader after {:?}", start.elapsed());
+    assert_eq!(site.holders(VIRTUAL), ["node1"]);
+    for node in &site.nodes {
+        let before = node.state();
+        assert!(node.succeeds("").ends_with("Nothing had to be changed.\n0\n"));
+        assert_eq!(node.state(), before);
+        assert_eq!(
+            node.run("systemctl is-enabled cmonhachk-front keepalived"),
+            "enabled\nenabled\n"
+        );
+    }
+    let metrics = site.nodes[1].run("curl --silent http://10.0.0.130:9600/metrics");
+    assert!(
+        metrics.contains("haproxy_server_status{proxy=\"role\",server=\"node2\""),
+        "{metrics}"
+    );
+
+    // A reload keeps a session, and the address.
+    let (session, _) = site.visit(VIRTUAL).unwrap();
+    site.nodes[0].run("systemctl reload cmonhachk-front keepalived");
+    site.stays_on("node1");
+    assert!(is_open(&session));
+
+    // HAProxy's worker or its master is killed, a cable is cut: it moves, and does not jump back.
+    site.nodes[0].run("kill -KILL $(pgrep --parent $(systemctl show --property MainPID --value cmonhachk-front))");
+    let second = site.moves_from("node1");
+    site.stays_on(second);
+    site.node(second)
+        .run("systemctl kill --kill-whom main --signal KILL cmonhachk-front");
+    let third = site.moves_from(second);
+    site.network.ip(&format!("link set {third} down"));
+    let fourth = site.moves_from(third);
+    site.network.ip(&format!("link set {third} up"));
+    wait_until("one node has the address", || site.holders(VIRTUAL) == [fourth]);
+
+    // A stranger with the same router id and a higher priority gets nobody to give it up.
+    let folder = Folder::new();
+    let configuration = format!(
+        "vrrp_instance stranger {{\n interface switch\n virtual_router_id 51\n priority 200\n unicast_src_ip 10.0.0.200\n \
+         unicast_peer {{\n 10.0.0.101\n 10.0.0.102\n 10.0.0.103\n }}\n virtual_ipaddress {{\n {VIRTUAL}\n }}\n}}\n"
+    );
+    let mut stranger = Command::new("ip");
+    stranger.args([
+        "netns",
+        "exec",
+        &site.network.0,
+        "keepalived",
+        "--dont-fork",
+        "--use-file",
+    ]);
+    stranger.arg(folder.write("stranger", configuration));
+    stranger
+        .arg("--pid")
+        .arg(folder.join("pid"))
+        .arg("--vrrp_pid")
+        .arg(folder.join("vrrp"));
+    let stranger = Daemon(stranger.spawn().unwrap());
+    wait_until("the stranger has taken the address, too", || {
+        let list = ["-n", &site.network.0, "-o", "addr", "show", "to", VIRTUAL];
+        !Command::new("ip").args(list).output().unwrap().stdout.is_empty()
+    });
+    site.stays_on(fourth);
+    drop(stranger);
+
+    // Whom a start finds waiting is sent to the leader alone.
+    let over = AtomicBool::new(false);
+    let replies = thread::scope(|scope| {
+        let _end = AtEnd(&over);
+        let users = scope.spawn(|| {
+            let mut replies = HashMap::new();
+            while !over.load(Ordering::Relaxed) {
+                *replies.entry(site.user_gets("10.0.0.103")).or_insert(0) += 1;
+            }
+            replies
+        });
+        for _ in 0..3 {
+            site.nodes[2].run("systemctl restart cmonhachk-front; sleep 1.5");
+        }
+        over.store(true, Ordering::Relaxed);
+        users.join().unwrap()
+    });
+    assert!(replies[&Some("node2".to_string())] > 10, "{replies:?}");
+    assert!(!replies.keys().flatten().any(|name| name != "node2"), "{replies:?}");
+}
+
+const HAPROXY_CFG: &str = "global\n    stats socket /run/operator.sock\ndefaults\n    mode tcp\n    timeout connect 5s\n    \
+    timeout client 1h\n    timeout server 1h\nlisten stats\n    bind :8443\n    server own 127.0.0.1:443\n";
+/// Without an end of the last line.
+const KEEPALIVED_CONF: &str = "global_defs {\n    vrrp_version 2\n}\ninclude own.conf\nvrrp_instance own {\n    interface eth1\n    \
+    virtual_router_id 7\n    priority 100\n    virtual_ipaddress {\n        10.0.0.77/24\n    }\n}";
+
+#[test]
+fn what_an_operator_has_is_neither_changed_nor_restarted() {
+    let site = Site::boot();
+    let node = &site.nodes[0];
+    node.run(&format!(
+        "cat >/etc/haproxy/haproxy.cfg <<'END'\n{HAPROXY_CFG}END\nprintf '%s' '{KEEPALIVED_CONF}' >/etc/keepalived/keepalived.conf
+         touch /etc/keepalived/own.conf; chmod 600 /etc/keepalived/keepalived.conf; systemctl --quiet enable --now haproxy keepalived"
+    ));
+    let session = inside(&site.network.file(), || TcpStream::connect("10.0.0.101:8443").unwrap());
+    let mut name = [0; 5];
+    (&session).read_exact(&mut name).unwrap();
+    wait_until("the operator's address is there", || node.has("10.0.0.77"));
+    let theirs = || {
+        assert!(node.has("10.0.0.77"));
+        assert!(is_open(&session));
+        node.run("pgrep --parent 1 --list-full 'haproxy|keepalived' | grep -v cmonhachk; stat --format '%a %U' /etc/keepalived/keepalived.conf")
+    };
+    let files =
+        || node.run("cd /etc; find haproxy keepalived systemd/system -type f | sort | xargs sha256sum; ls -R systemd");
+    let before = (theirs(), files());
+
+    for node in &site.nodes {
+        node.succeeds(SITE);
+    }
+    assert_eq!(site.user_gets(VIRTUAL).as_deref(), Some("node2"));
+    assert_eq!(theirs(), before.0);
+    for node in site.nodes.iter().rev() {
+        let state = node.state();
+        assert!(
+            node.succeeds("--remove --dry-run")
+                .contains("Removes /etc/keepalived/cmonhachk.conf\n")
+        );
+        assert_eq!(node.state(), state);
+        node.succeeds("--remove");
+    }
+    wait_until("nobody has the address", || site.holders(VIRTUAL).is_empty());
+    assert_eq!((theirs(), files()), before);
+    for node in &site.nodes[1..] {
+        assert_eq!(
+            node.run("ls /etc/keepalived/keepalived.conf; systemctl is-active keepalived"),
+            "inactive\n"
+        );
+    }
+    assert!(node.succeeds("--remove").ends_with("Nothing had to be changed.\n0\n"));
+}
+
+#[test]
+fn a_run_that_is_interrupted_is_finished_by_the_next_one_and_two_wait_for_each_other() {
+    let site = Site::boot();
+    let node = &site.nodes[1];
+    node.run("mv /usr/bin/systemctl /usr/bin/systemctl.real");
+    // Has systemctl do something before its work, where its arguments begin so.
+    let before = |arguments: &str, what: &str| {
+        node.run(&format!(
+            "cat >/usr/bin/new <<'END'\n#!/bin/sh\ncase \"$*\" in \"{arguments}\"*) {what} ;; esac\nexec systemctl.real \"$@\"\nEND\n\
+             chmod 755 /usr/bin/new; mv /usr/bin/new /usr/bin/systemctl"
+        ));
+    };
+    let interrupted_at = |verb: &str, arguments: &str| {
+        before(
+            verb,
+            "cp /usr/bin/systemctl.real $0.new; mv $0.new $0; kill -KILL $PPID",
+        );
+        let said = node.front(arguments);
+        assert!(said.ends_with("\n137\n"), "{verb}: {said}");
+    };
+    let listens = |port: u16| !node.run(&format!("ss -Hltn sport = :{port}")).is_empty();
+    for (verb, arguments) in [
+        ("--quiet enable c", ""),
+        ("start c", ""),
+        ("start k", ""),
+        ("reload c", "--front-port 82"),
+        ("reload k", "--router-id 52"),
+    ] {
+        if !verb.starts_with("reload") {
+            node.succeeds("--remove");
+        }
+        interrupted_at(verb, &format!("{arguments} {SITE}"));
+        node.succeeds(SITE);
+        assert!(
+            node.succeeds(SITE).ends_with("Nothing had to be changed.\n0\n"),
+            "{verb}"
+        );
+        wait_until("it has the address", || node.has(VIRTUAL));
+    }
+    // The options were remembered, and what runs has them.
+    assert!(listens(82) && !listens(81));
+    node.run("systemctl kill --signal USR1 --kill-whom main keepalived");
+    wait_until("keepalived has told its data", || {
+        node.run("cat /tmp/keepalived.data")
+            .contains("Virtual Router ID = 52\n")
+    });
+
+    interrupted_at("try-reload", "--remove");
+    node.succeeds("--remove");
+    assert!(!node.has(VIRTUAL) && !listens(82));
+
+    before("start c", "sleep 1");
+    let both = node.run(&format!(
+        "cmonhachk-front {SITE} >/tmp/one 2>&1 & cmonhachk-front {SITE} >/tmp/two 2>&1; echo $?; wait $!; echo $?; cat /tmp/one /tmp/two"
+    ));
+    assert!(both.starts_with("0\n0\n"), "{both}");
+    assert_eq!(both.matches("Starts cmonhachk-front.service\n").count(), 1, "{both}");
+    assert_eq!(both.matches("Nothing had to be changed.\n").count(), 1, "{both}");
+}
+
+#[test]
+fn it_refuses_with_the_cause_before_it_changes_anything() {
+    let site = Site::boot();
+    let node = &site.nodes[0];
+    let before = node.state();
+    node.run("cp /etc/haproxy/haproxy.cfg /run/before.cfg");
+    let refuses = |setup: &str, arguments: &str, status: u8, cause: &str, undo: &str| {
+        node.run(setup);
+        let said = node.front(arguments);
+        assert!(said.contains(cause), "{arguments}: {said}");
+        assert!(
+            said.starts_with("cmonhachk-front: ") && said.ends_with(&format!("\n{status}\n")),
+            "{said}"
+        );
+        node.run(undo);
+        assert_eq!(node.state(), before, "{arguments}");
+    };
+    let nodes = "10.0.0.101 10.0.0.102 10.0.0.103";
+    for (arguments, cause) in [
+        (
+            "--no-such-option",
+            "'--no-such-option' is neither an option nor an address",
+        ),
+        ("--front-port eighty", "--front-port needs a number"),
+        ("--interface", "--interface needs a value"),
+        ("10.0.0.130 10.0.0.101", "two to six NODEs are needed"),
+        ("10.0.0.101 10.0.0.101 10.0.0.102", "the VIP is a node's address"),
+        (
+            &format!("--stats-port 81 {SITE}"),
+            "--front-port and --stats-port are the same",
+        ),
+    ] {
+        refuses("", arguments, 2, cause, "");
+    }
+    let listener = |port: u16| {
+        format!(
+            "systemd-run --quiet --collect --unit somebody socat TCP-LISTEN:{port} -
+             timeout 5 sh -c 'until ss -Hltnp sport = :{port} | grep -q socat; do sleep 0.05; done'"
+        )
+    };
+    let end = "systemctl stop somebody";
+    let mut other = Command::new("ip");
+    other.args(["netns", "exec", &site.network.0, "socat", "TCP-LISTEN:9201,fork"]);
+    let _other = Daemon(other.arg("SYSTEM:echo HTTP/1.0 200 OK; echo").spawn().unwrap());
+    for (setup, arguments, cause, undo) in [
+        (
+            listener(81),
+            SITE.to_string(),
+            "port 81 is in use by socat, process ",
+            end,
+        ),
+        (
+            listener(9600),
+            SITE.to_string(),
+            "choose another with --stats-port",
+            end,
+        ),
+        (
+            String::new(),
+            format!("{VIRTUAL} {nodes} 10.0.0.200"),
+            "10.0.0.200 does not answer on port 9201 as cmonhachk does",
+            "",
+        ),
+        (
+            String::new(),
+            format!("10.0.0.200 {nodes}"),
+            "10.0.0.200 is in use: the host with the hardware address ",
+            "",
+        ),
+        (
+            String::new(),
+            format!("127.0.0.1 {nodes}"),
+            "127.0.0.1 is in use: this host has it",
+            "",
+        ),
+        (
+            String::new(),
+            format!("10.9.9.9 {nodes}"),
+            "10.9.9.9 cannot be reached from here",
+            "",
+        ),
+        (
+            "ip route add 10.9.0.0/16 via 10.0.0.103".to_string(),
+            format!("10.9.9.9 {nodes}"),
+            "10.9.9.9 is not in a network of eth1",
+            "ip route del 10.9.0.0/16",
+        ),
+        (
+            String::new(),
+            format!("--interface lo {SITE}"),
+            "10.0.0.130 is not in a network of lo",
+            "",
+        ),
+        (
+            String::new(),
+            format!("{VIRTUAL} 10.0.0.102 10.0.0.103"),
+            "this host has the address of no NODE",
+            "",
+        ),
+        (
+            String::new(),
+            format!("--stats-from 10.0.0.0/99 {SITE}"),
+            "haproxy refuses the configuration",
+            "",
+        ),
+        (
+            "printf 'vrrp_instance cmonhachk {\n}\n' >/etc/keepalived/keepalived.conf".to_string(),
+            SITE.to_string(),
+            "keepalived refuses the configuration",
+            "rm /etc/keepalived/keepalived.conf",
+        ),
+    ] {
+        refuses(&setup, &arguments, 1, cause, undo);
+    }
+
+    assert!(
+        node.succeeds(&format!("--dry-run {SITE}"))
+            .contains("Starts keepalived.service\n")
+    );
+    assert_eq!(node.state(), before);
+
+    // What it ends by asking: nobody leads, and then somebody does.
+    for node in &site.nodes {
+        node.run("sed -i s/^l/f/ /opt/cluster/controllers");
+    }
+    let said = node.front(SITE);
+    assert!(
+        said.contains("cmonhachk-front: HAProxy finds no leader: http://HOST:9600/ has"),
+        "{said}"
+    );
+    assert!(said.ends_with("\n1\n"), "{said}");
+    for node in &site.nodes {
+        node.run("sed -i /10.0.0.102/s/^f/l/ /opt/cluster/controllers");
+    }
+    assert!(node.succeeds("").ends_with("Nothing had to be changed.\n0\n"));
+    node.succeeds("--remove");
+
+    // A host that is no node.
+    let said = node.succeeds("--haproxy-only 10.0.0.102 10.0.0.103");
+    assert!(
+        said.contains("Users get to the leader at any address of this host, port 81.\n"),
+        "{said}"
+    );
+    assert_eq!(site.user_gets("10.0.0.101").as_deref(), Some("node2"));
+    assert_eq!(
+        node.run("ls /etc/keepalived; systemctl is-active keepalived"),
+        "keepalived.conf.sample\ninactive\n"
+    );
+    node.succeeds("--remove");
+
+    // By IPv6.
+    for node in &site.nodes {
+        node.run("systemd-run --quiet socat TCP6-LISTEN:443,ipv6-v6only,fork TCP4:127.0.0.1:443");
+    }
+    for node in &site.nodes {
+        node.succeeds("fd00::130 fd00::103 fd00::101 fd00::102");
+    }
+    assert_eq!(site.user_gets("fd00::130").as_deref(), Some("node2"));
+    assert_eq!(site.holders("fd00::130"), ["node1"]);
+}
+
+#[test]
+fn the_manual_page_is_valid_and_has_the_options_of_the_help() {
+    let page = project().join("deploy/man/cmonhachk-front.8");
+    let output = Command::new("mandoc").args(["-T", "lint"]).arg(&page).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    // That page may not be installed here.
+    let faults = said.lines().filter(|line| !line.contains("Xr cmonhachk 8"));
+    assert_eq!(faults.collect::<Vec<_>>(), [""; 0]);
+    let page = fs::read_to_string(page).unwrap();
+    let front = project().join("deploy/front/cmonhachk-front");
+    let help = Command::new(front).arg("--help").output().unwrap().stdout;
+    let help = String::from_utf8(help).unwrap();
+    // An option, its value's name and, where it has one, its default.
+    let told = help.lines().filter_map(|line| line.strip_prefix("  --"));
+    let told: Vec<String> = told
+        .map(|line| line.split("  ").next().unwrap().replace(' ', " Ar "))
+        .collect();
+    let listed = page.lines().filter_map(|line| line.strip_prefix(".It Fl -"));
+    assert_eq!(listed.collect::<Vec<_>>(), told);
+    for default in help.split('(').skip(1).filter_map(|text| text.split_once(')')) {
+        if default.0.parse::<u16>().is_ok() {
+            assert!(page.contains(&format!("default {}", default.0)), "{}", default.0);
+        }
+    }
+}
