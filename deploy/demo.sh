@@ -67,7 +67,7 @@ start_node() {
     mkdir "$home"
     ln -s "$folder/controllers" "$home/controllers"
     printf 'RPC_BIND_ADDRESSES="127.0.0.1,%s"\n' "$(controller "$node")" >"$home/defaults"
-    service=$(sed -e "s|/usr/local/sbin/cmonhachk|$binary|" -e "s|= cmonhachk$|= $(id -un)|" -e '/^}/d' deploy/xinetd/cmonhachk)
+    service=$(sed -e "s|/usr/sbin/cmonhachk|$binary|" -e "s|= cmonhachk$|= $(id -un)|" -e '/^}/d' deploy/xinetd/cmonhachk)
     # The UI names its node to whoever asks, and waits for the request first.
     cat >"$home/ui" <<'EOF'
 while IFS= read -r line && [ "${#line}" -gt 1 ]; do :; done

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs the binary that users get on the root file system of an older distribution: Debian 11 (glibc 2.31),
-# made by debootstrap below target/. Needs root, and the mirror that apt uses here.
+# Runs the binary that users get on the root file system of an older distribution: Debian 11 (glibc 2.31).
+# Needs root.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
-root=$PWD/target/older-system
+root=$PWD/target/roots/bullseye
 export PATH=$PATH:/usr/sbin:/sbin
 
 fail() {
@@ -12,19 +12,7 @@ fail() {
     exit 1
 }
 
-if [ ! -e "$root/complete" ]; then
-    command -v debootstrap >/dev/null || {
-        apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap >/dev/null
-    }
-    # shellcheck disable=SC2016 # apt's variable
-    mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | sed 1q)
-    rm -rf "$root"
-    debootstrap --variant=minbase bullseye "$root" "$mirror" >"target/older-system.log" 2>&1 ||
-        fail "no Debian 11 could be made from $mirror: $(tail -n 3 target/older-system.log)"
-    touch "$root/complete"
-fi
-
+tests/root.sh bullseye
 deploy/build.sh
 sim=$(mktemp -d)
 trap 'rm -rf "$sim"' EXIT

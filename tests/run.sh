@@ -5,6 +5,7 @@
 #
 #     quick   formatting, and every test that needs no daemon: under a minute once it is built
 #     lint    formatting, clippy, the documentation, shellcheck
+#     package the same packages twice, which lintian and rpmlint have nothing against
 #     suite   unit, property and end-to-end tests, side by side
 #     alone   those that keep all processors busy or measure, one at a time: chaos, load
 #     older   the binary on an older distribution
@@ -20,7 +21,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=tests/packages.sh
 . tests/packages.sh
 
-every=(lint suite alone older demo bench)
+every=(lint package suite alone older demo bench)
 parts=("$@")
 [ "$#" -gt 0 ] || parts=("${every[@]}")
 for part in "${parts[@]}"; do
@@ -28,7 +29,8 @@ for part in "${parts[@]}"; do
 done
 
 provide curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount \
-    ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap mandoc:mandoc mkfs.ext4:e2fsprogs fsfreeze:util-linux
+    ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap mkfs.ext4:e2fsprogs \
+    fsfreeze:util-linux mandoc:mandoc lintian:lintian rpmlint:rpmlint pip3:python3-pip
 # openbsd-inetd and xinetd exclude each other, so the one is unpacked beside the other; these are
 # the libraries that it needs.
 inetd=target/tools/openbsd-inetd
@@ -53,9 +55,10 @@ tests() {
     fi
 }
 
-# The binary that users get, and not the one that cargo builds for the tests.
+# The binary and the packages that users get. The tests ask that binary, and not the one that cargo
+# builds for them.
 build() {
-    deploy/build.sh
+    deploy/package.sh
     export TESTED_BINARY=$PWD/target/dist/cmonhachk
     cargo test --profile suite --locked --quiet --no-run
 }
@@ -74,7 +77,16 @@ lint() {
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
     # What the binary is made of: licences, duplicates and sources, as .deny.toml has it.
     if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
-    shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/* deploy/*.sh deploy/front/cmonhachk-front .ci/run
+    shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/* deploy/*.sh deploy/front/cmonhachk-front deploy/package/{completion,p*,xinetd-p*} .ci/run
+}
+
+package() {
+    local made said
+    made=$(sha256sum target/dist/*.deb target/dist/*.rpm)
+    deploy/package.sh
+    sha256sum --check --quiet <<<"$made" || fail "the packages are not the same bytes twice"
+    lintian --allow-root --fail-on error,warning target/dist/*.deb
+    said=$(rpmlint --config deploy/package/rpmlint.toml target/dist/*.rpm 2>&1) || fail "rpmlint says: $said"
 }
 
 suite() { tests suite -- --test-threads 8 "${alone[@]/#/--skip=}"; }

@@ -124,7 +124,7 @@ class Xinetd:
     def __init__(self, program, **environment):
         self.program = fresh_copy(program)
         self.address = (f"127.0.1.{next(count) % 250 + 1}", 9201)
-        service = SERVICE.replace("= /usr/local/sbin/cmonhachk", f"= {self.program}").replace("= cmonhachk\n", "= root\n")
+        service = SERVICE.replace("= /usr/sbin/cmonhachk", f"= {self.program}").replace("= cmonhachk\n", "= root\n")
         lines = [f"bind = {self.address[0]}"] + [f"env = {name}={value}" for name, value in environment.items()]
         conf, log, pid = (Path(f"/run/xinetd.{name}") for name in ("conf", "log", "pid"))
         conf.write_text(service.replace("}\n", "\n".join(lines) + "\n}\n"))

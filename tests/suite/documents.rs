@@ -1,4 +1,4 @@
-//! The README says what is so.
+//! The manual page says what is so.
 
 use std::fs;
 use std::process::Command;
@@ -7,56 +7,99 @@ use cmonhachk::reason::Reason;
 
 use crate::cluster::{binary, project};
 
-fn readme() -> String {
-    fs::read_to_string(project().join("README.md")).unwrap()
+/// The manual page's source, with each entry of a list on a line of its own and its text in words.
+fn entries() -> Vec<String> {
+    let page = fs::read_to_string(project().join("deploy/man/cmonhachk.8")).unwrap();
+    let page = page.replace("\\(ga", "`").replace("\n.El\n", "\n.It\n");
+    let entries = page.split("\n.It ").skip(1);
+    let text = |entry: &str| entry.split("\n.It\n").next().unwrap().replace('\n', " ");
+    entries.map(text).collect()
 }
 
-#[test]
-fn the_readme_has_every_reason_with_its_meaning_and_advice_and_no_other() {
-    let readme = readme();
-    let table = readme
-        .split("| reason | what has happened | what to do |\n|---|---|---|\n")
-        .nth(1)
-        .expect("the table");
-    let rows: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).collect();
-    let expected: Vec<String> = Reason::ALL
-        .iter()
-        .map(|reason| format!("| `{}` | {} | {} |", reason.code(), reason.meaning(), reason.advice()))
-        .collect();
-    assert_eq!(rows, expected);
-}
-
-#[test]
-fn the_readme_has_every_option_with_its_variable_default_and_meaning_as_help_tells_them() {
+/// The options of `--help`, one a line.
+fn help() -> Vec<String> {
     let output = Command::new(binary()).arg("--help").env_clear().output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     let help = String::from_utf8(output.stdout).unwrap();
-    let readme = readme();
-    let rows: Vec<Vec<&str>> = readme
+    let lines = help.lines().map(str::trim_start);
+    lines.filter(|line| line.starts_with('-')).map(str::to_string).collect()
+}
+
+#[test]
+fn the_manual_page_has_no_fault_of_form() {
+    let page = project().join("deploy/man/cmonhachk.8");
+    let output = Command::new("mandoc").args(["-T", "lint"]).arg(page).output().unwrap();
+    // Whether the pages that it refers to are installed here is no fault of it.
+    let said = String::from_utf8(output.stdout).unwrap();
+    let faults: Vec<&str> = said
         .lines()
-        .filter(|line| line.starts_with("| `--"))
-        .map(|line| line.split('|').map(|cell| cell.trim().trim_matches('`')).collect())
+        .filter(|line| !line.contains("referenced manual not found"))
         .collect();
-    for row in &rows {
-        let (option, variable, default, meaning) = (row[1], row[2], row[3], row[4]);
-        let option = option.replace(' ', " <") + if option.contains(' ') { ">" } else { "" };
-        let line = help
-            .lines()
-            .find(|line| line.trim_start().starts_with(&option))
-            .expect(&option);
-        assert!(line.contains(&format!("[env: {variable}=]")), "{line}");
-        if !default.is_empty() {
-            assert!(line.contains(&format!("[default: {default}]")), "{line}");
-        }
-        let first_letter = |text: &str| text[..1].to_lowercase() + &text[1..];
-        let described = line.trim_start().strip_prefix(&option).unwrap().trim_start();
+    assert_eq!(faults, [""; 0]);
+}
+
+#[test]
+fn the_manual_page_has_every_reason_with_its_meaning_and_advice_and_no_other() {
+    let entries = entries();
+    for reason in Reason::ALL {
+        let entry = format!("Sy {} {} {}", reason.code(), reason.meaning(), reason.advice());
+        assert!(entries.contains(&entry), "not in deploy/man/cmonhachk.8: {entry}");
+    }
+    let states = ["leader", "follower", "unknown"];
+    for entry in entries.iter().filter_map(|entry| entry.strip_prefix("Sy ")) {
+        let code = entry.split(' ').next().unwrap();
         assert!(
-            first_letter(described).starts_with(&first_letter(&meaning.replace("says step", "say step"))),
-            "{line} / {meaning}"
+            states.contains(&code) || Reason::from_code(code).is_some(),
+            "there is no reason {code}"
         );
     }
-    let options = help.lines().filter(|line| line.trim_start().starts_with("--")).count();
-    assert_eq!(rows.len(), options, "{help}");
+}
+
+#[test]
+fn the_manual_page_has_every_option_with_its_variable_default_and_meaning_as_help_tells_them() {
+    let entries = entries();
+    let mut documented: Vec<&String> = entries.iter().filter(|entry| entry.starts_with("Fl ")).collect();
+    for line in help().iter().filter(|line| line.starts_with("--")) {
+        let (usage, rest) = line.split_once("  ").unwrap();
+        let usage = usage.replacen("--", "Fl -", 1).replace('<', "Ar ").replace('>', "");
+        let mut brackets = rest.split(" [");
+        let start = format!("{usage} {}. Variable .Ev ", brackets.next().unwrap().trim());
+        let at = documented.iter().position(|entry| entry.starts_with(&start));
+        let entry = documented.remove(at.unwrap_or_else(|| panic!("not in deploy/man/cmonhachk.8: {start}")));
+        for bracket in brackets {
+            let (kind, value) = bracket.trim_end_matches(']').split_once(": ").unwrap();
+            let value = value.trim_end_matches('=');
+            assert!(
+                entry.split(' ').any(|word| word == value),
+                "{kind} {value} is not in: {entry}"
+            );
+        }
+    }
+    assert_eq!(
+        documented,
+        ["Fl h , Fl -help Print help.", "Fl V , Fl -version Print version."]
+    );
+}
+
+#[test]
+fn bash_completes_every_option_and_no_other() {
+    let script =
+        ". deploy/package/completion; COMP_WORDS=(cmonhachk --); COMP_CWORD=1; _cmonhachk; echo ${COMPREPLY[*]}";
+    let output = Command::new("bash")
+        .args(["-c", script])
+        .current_dir(project())
+        .output()
+        .unwrap();
+    let completed = String::from_utf8(output.stdout).unwrap();
+    let mut completed: Vec<&str> = completed.split_whitespace().collect();
+    let help = help();
+    let mut options: Vec<&str> = help
+        .iter()
+        .map(|line| line.split([' ', ',']).find(|word| word.starts_with("--")).unwrap())
+        .collect();
+    completed.sort_unstable();
+    options.sort_unstable();
+    assert_eq!(completed, options);
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! The binary needs nothing of the system that it runs on.
+//! The binary needs nothing of the system that it runs on, and what it is made of is known.
 
 use std::fs;
 use std::process::Command;
 
-use crate::cluster::{Cluster, GET, binary, connect, in_namespaces, unknown};
+use crate::cluster::{Cluster, GET, binary, connect, in_namespaces, project, unknown};
 
 #[test]
 fn the_binary_runs_where_there_is_nothing_else() {
@@ -33,4 +33,38 @@ fn the_binary_runs_where_there_is_nothing_else() {
     client.send(GET);
     assert_eq!(client.answer(), unknown("s9s-not-found"));
     assert!(root.join("run/cmonhachk/lock").exists());
+}
+
+#[test]
+fn what_the_binary_is_made_of_is_listed_with_its_licences() {
+    let tree = Command::new("cargo")
+        .args([
+            "tree",
+            "--locked",
+            "--edges",
+            "normal,no-proc-macro",
+            "--prefix",
+            "none",
+        ])
+        .args(["--format", "{p}|{l}"])
+        .current_dir(project())
+        .output()
+        .unwrap();
+    let mut used: Vec<String> = String::from_utf8(tree.stdout)
+        .unwrap()
+        .lines()
+        .filter(|line| !line.starts_with("cmonhachk "))
+        .map(|line| {
+            let (package, licence) = line.trim_end_matches(" (*)").split_once('|').unwrap();
+            let name = package.split(' ').next().unwrap();
+            format!("{name} | {licence}")
+        })
+        .collect();
+    used.sort();
+    used.dedup();
+    let text = fs::read_to_string(project().join("deploy/package/notices")).unwrap();
+    let table = text.split("package | licence | copyright\n").nth(1).expect("the table");
+    let rows = table.lines().take_while(|line| !line.is_empty());
+    let listed: Vec<&str> = rows.map(|row| row.rsplit_once(" | ").unwrap().0).collect();
+    assert_eq!(listed, used);
 }

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
-use crate::cluster::{Cluster, LEADER, binary, project, unknown, wait_until};
+use crate::cluster::{Cluster, Folder, LEADER, binary, project, unknown, wait_until};
 
 const UNITS: [&str; 2] = ["cmonhachk.socket", "cmonhachk@.service"];
 
@@ -13,7 +13,7 @@ const UNITS: [&str; 2] = ["cmonhachk.socket", "cmonhachk@.service"];
 fn units(cluster: &Cluster) -> Vec<PathBuf> {
     let copy = |name: &str| {
         let unit = fs::read_to_string(project().join("deploy/systemd").join(name)).unwrap();
-        let unit = unit.replace("/usr/local/sbin/cmonhachk", binary());
+        let unit = unit.replace("/usr/sbin/cmonhachk", binary());
         cluster.folder.write(name, unit)
     };
     UNITS.into_iter().map(copy).collect()
@@ -23,7 +23,7 @@ fn units(cluster: &Cluster) -> Vec<PathBuf> {
 fn the_units_are_valid_without_a_warning() {
     let cluster = Cluster::new();
     let output = Command::new("systemd-analyze")
-        .arg("verify")
+        .args(["verify", "--man=no"])
         .args(units(&cluster))
         .output()
         .unwrap();
@@ -46,6 +46,29 @@ fn the_service_is_exposed_as_little_as_s9s_allows() {
     assert_eq!(output.status.code(), Some(0), "{report}");
 }
 
+/// The units, the program and a simulated cluster, in a root with nothing else to start; the folder's
+/// name, the project's and the binary's are the command's `$1` to `$3`.
+const PREPARE: &str = r#"
+    units=etc/systemd/system
+    rm -rf $units
+    mkdir -p $units/cmonhachk@.service.d opt/cluster
+    cp "$2"/deploy/systemd/cmonhachk* $units
+    cp "$2/deploy/systemd/sysusers.conf" usr/lib/sysusers.d/cmonhachk.conf
+    cp "$2/deploy/systemd/tmpfiles.conf" usr/lib/tmpfiles.d/cmonhachk.conf
+    rm -f etc/xinetd.d/cmonhachk
+    cp "$3" usr/sbin/cmonhachk
+    cp "$2/tests/sim/s9s" usr/local/bin/s9s
+    cp "$1/controllers" opt/cluster
+    cp "$2"/target/dist/*.deb opt 2>/dev/null || true
+    chroot . systemd-sysusers cmonhachk.conf 2>/dev/null
+    chroot . systemd-tmpfiles --create cmonhachk.conf
+    chmod 777 opt/cluster
+    echo 'RPC_BIND_ADDRESSES="127.0.0.1,10.0.0.101"' >etc/default/cmon
+    printf '[Service]\nEnvironment=S9S_SIM=/opt/cluster\nReadWritePaths=/opt/cluster\n' \
+        >$units/cmonhachk@.service.d/simulation.conf
+    printf '[Unit]\nRequires=systemd-journald.service cmonhachk.socket\n' >$units/check.target
+"#;
+
 /// A systemd that runs in namespaces of its own.
 pub struct Systemd {
     unshare: Child,
@@ -53,24 +76,38 @@ pub struct Systemd {
 }
 
 impl Systemd {
+    /// This machine's, with nothing but the journal and the deployed units.
     pub fn boot(cluster: &Cluster) -> Systemd {
+        let words = [cluster.folder.path(), project(), Path::new(binary())].map(|path| path.display().to_string());
+        let prepare = format!("set -- {}\n{PREPARE}", words.join(" "));
+        let systemd = Systemd::boot_root(&cluster.folder, Path::new("/"), "check.target", &prepare);
+        wait_until("systemd listens on the port", || {
+            systemd.run("systemctl is-active cmonhachk.socket") == "active\n"
+        });
+        systemd
+    }
+
+    /// A root's own, until it has booted to `unit`; what it writes is gone afterwards. `prepare` is a
+    /// shell command that is run in the root before.
+    pub fn boot_root(folder: &Folder, root: &Path, unit: &str, prepare: &str) -> Systemd {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         let hierarchy = mounts
             .lines()
             .map(|line| line.split(' ').collect::<Vec<_>>())
             .find(|fields| fields[2] == "cgroup2")
             .expect("the kernel's unified control groups are mounted")[1];
-        let control_group = Path::new(hierarchy).join(cluster.folder.path().file_name().unwrap());
+        let control_group = Path::new(hierarchy).join(folder.path().file_name().unwrap());
         fs::create_dir(&control_group).unwrap();
-        fs::create_dir(cluster.folder.join("root")).unwrap();
+        fs::create_dir(folder.join("root")).unwrap();
         let unshare = Command::new(project().join("tests/sim/boot-systemd"))
-            .args([cluster.folder.path(), project(), Path::new(binary()), &control_group])
+            .args([folder.path(), &control_group, root])
+            .args([unit, prepare])
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
         let systemd = Systemd { unshare, control_group };
-        wait_until("systemd listens on the port", || {
-            systemd.first_process().is_some() && systemd.run("systemctl is-active cmonhachk.socket") == "active\n"
+        wait_until("systemd has booted", || {
+            systemd.first_process().is_some() && systemd.run(&format!("systemctl is-active {unit}")) == "active\n"
         });
         systemd
     }
@@ -84,19 +121,41 @@ impl Systemd {
         (name == "systemd\n").then_some(pid)
     }
 
-    /// What a shell command inside prints.
-    pub fn run(&self, command: &str) -> String {
-        let pid = self.first_process().expect("systemd runs");
-        let inside = ["--mount", "--pid", "--net", "--root", "--wd", "sh", "-c", command];
-        let output = Command::new("nsenter")
-            .args(["--target", &pid])
-            .args(inside)
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout).unwrap()
+    /// What the system's files are below, for this machine.
+    pub fn root(&self) -> PathBuf {
+        Path::new("/proc").join(self.first_process().unwrap()).join("root")
     }
 
-    fn curl(&self) -> String {
+    /// The system's network.
+    pub fn network(&self) -> fs::File {
+        let process = self.first_process().expect("systemd runs");
+        fs::File::open(format!("/proc/{process}/ns/net")).unwrap()
+    }
+
+    /// What came of a shell command inside, in the environment that root has there.
+    pub fn output(&self, command: &str) -> Output {
+        let pid = self.first_process().expect("systemd runs");
+        let inside = ["--mount", "--pid", "--net", "--root", "--wd", "env", "-i", "HOME=/root"];
+        Command::new("nsenter")
+            .args(["--target", &pid])
+            .args(inside)
+            .args([
+                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "sh",
+                "-c",
+                command,
+            ])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// What a shell command inside prints.
+    pub fn run(&self, command: &str) -> String {
+        String::from_utf8(self.output(command).stdout).unwrap()
+    }
+
+    pub fn curl(&self) -> String {
         self.run("curl --silent --include --max-time 20 http://127.0.0.1:9201/")
     }
 }
@@ -191,34 +250,4 @@ fn a_check_that_is_killed_leaves_no_failed_unit() {
             .run("systemctl list-units --all --no-legend 'cmonhachk@*'")
             .is_empty()
     });
-}
-
-#[test]
-fn the_installer_starts_the_socket_changes_nothing_twice_and_stops_it() {
-    let cluster = Cluster::new();
-    let systemd = Systemd::boot(&cluster);
-    // A node where nothing is installed yet.
-    systemd.run(
-        "systemctl stop cmonhachk.socket; cd /etc/systemd/system; rm cmonhachk.socket cmonhachk@.service \
-         /usr/local/sbin/cmonhachk; systemctl daemon-reload; ip address add 10.0.0.101/32 dev lo",
-    );
-    let installer = |arguments: &str| systemd.run(&format!("/opt/deploy/install.sh {arguments} 2>&1"));
-    let install = "--nodes 10.0.0.101,10.0.0.102,10.0.0.103 --with systemd --binary /opt/cmonhachk";
-    let said = installer(install);
-    assert!(said.contains("restart     cmonhachk.socket\n"), "{said}");
-    assert!(
-        said.contains("answer      http://10.0.0.101:9201/: HTTP/1.1 200 OK, leader\n"),
-        "{said}"
-    );
-    assert_eq!(systemd.run("systemctl is-active cmonhachk.socket"), "active\n");
-    assert_eq!(systemd.run("systemctl is-enabled cmonhachk.socket"), "enabled\n");
-
-    let said = installer(install);
-    assert!(said.ends_with("Nothing had to be changed.\n"), "{said}");
-    assert!(!said.contains("restart "), "{said}");
-
-    let said = installer("--uninstall");
-    assert!(said.contains("stop        cmonhachk.socket\n"), "{said}");
-    assert_eq!(systemd.run("systemctl is-active cmonhachk.socket"), "inactive\n");
-    assert_eq!(systemd.curl(), "", "nobody serves the port");
 }

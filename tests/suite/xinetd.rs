@@ -45,10 +45,10 @@ impl<'a> Xinetd<'a> {
         Xinetd::serve(ip, node, &service)
     }
 
-    /// Starts it with a service, on a machine whose /etc/services has the deployed line.
+    /// Starts it with a service, on a machine whose /etc/services has the article's line.
     fn serve(ip: Ipv4Addr, node: Node<'a>, service: &str) -> Xinetd<'a> {
         let folder = &node.cluster.folder;
-        let service = service.replace("/usr/local/sbin/cmonhachk", binary());
+        let service = service.replace("/usr/sbin/cmonhachk", binary());
         let environment = format!(
             "env = S9S_SIM={} CMONHACHK_S9S={} CMONHACHK_CMON_DEFAULTS={} CMONHACHK_LOCK_FILE={}",
             folder.path().display(),
@@ -66,8 +66,7 @@ impl<'a> Xinetd<'a> {
         command.args(["-dontfork", "-f"]).arg(conf).arg("-filelog").arg(&log);
         command.arg("-pidfile").arg(folder.join(&format!("xinetd-{ip}.pid")));
         let services = fs::read_to_string("/etc/services").unwrap();
-        let line = fs::read_to_string(project().join("deploy/xinetd/services")).unwrap();
-        let services = folder.write("services", services + "\n" + &line);
+        let services = folder.write("services", services + "\ncmonhachk 9201/tcp\n");
         let script = format!("mount --bind {} /etc/services; exec env -i \"$@\"", services.display());
         let process = Daemon(in_namespaces(&["--mount"], &script, &command).spawn().unwrap());
         let address = SocketAddrV4::new(ip, 9201);
@@ -214,7 +213,7 @@ service cmonhachk
         port            = 9201
         wait            = no
         user            = root
-        server          = /usr/local/sbin/cmonhachk
+        server          = /usr/sbin/cmonhachk
         log_on_failure  += USERID
         disable         = no
         only_from       = 0.0.0.0/0

@@ -148,11 +148,11 @@ impl Xinetd {
         );
         let mut service = fs::read_to_string(project().join("deploy/xinetd/cmonhachk")).unwrap();
         for (deployed, here) in [
-            ("/usr/local/sbin/cmonhachk\n", path("cmonhachk") + "\n"),
+            ("/usr/sbin/cmonhachk\n", path("cmonhachk") + "\n"),
             ("= cmonhachk\n", format!("= {user}\n")),
             ("= 1500\n", format!("= {instances}\n")),
             (
-                "        only_from       = 127.0.0.1 10.0.0.101 10.0.0.102 10.0.0.103\n",
+                "        only_from       = 127.0.0.1 ::1 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7 fe80::/10\n",
                 String::new(),
             ),
             ("        log_on_success  =\n", String::new()),

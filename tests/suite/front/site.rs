@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::cluster::{Cluster, wait_until};
 use crate::failover::Ui;
+use crate::node::DEB;
 use crate::systemd::Systemd;
 
 pub const VIRTUAL: &str = "10.0.0.130";
@@ -82,7 +83,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Boots it, with what the package has put there.
+    /// Boots it, and installs the package.
     pub fn boot(network: &Network, name: &'static str) -> Node {
         let number = 100 + name[4..].parse::<u8>().unwrap();
         let cluster = Cluster::new();
@@ -94,12 +95,10 @@ impl Node {
         systemd.run(&format!(
             "ip addr add 10.0.0.{number}/24 dev eth1; ip addr add fd00::{number}/64 dev eth1 nodad; ip link set eth1 up
              sed -i s/10.0.0.101/10.0.0.{number}/ /etc/default/cmon
-             cd /opt/deploy
-             install front/cmonhachk-front /usr/sbin
-             install -D -m 644 -t /usr/share/cmonhachk haproxy/haproxy.cfg keepalived/keepalived.conf
-             install -m 644 front/cmonhachk-front.service /lib/systemd/system
-             sed -i /IPAddress/d /etc/systemd/system/cmonhachk.socket
-             systemctl daemon-reload; systemctl restart cmonhachk.socket"
+             rm /etc/systemd/system/cmonhachk*.* /usr/sbin/cmonhachk 2>/dev/null
+             systemctl stop cmonhachk.socket; systemctl daemon-reload
+             rm -f /usr/sbin/policy-rc.d
+             dpkg --install {DEB}"
         ));
         let ui = inside(&format!("/proc/{pid}/ns/net"), || Ui::start([0, 0, 0, 0].into(), name));
         Node {

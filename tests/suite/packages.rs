@@ -1,0 +1,398 @@
+//! The packages, installed, changed and removed by the real apt, dpkg and rpm.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::cluster::{LEADER, project, unknown, wait_until};
+use crate::node::{DEB, Node, XINETD_DEB, apt_get_install};
+
+const DEBIANS: [&str; 3] = ["bullseye", "bookworm", "trixie"];
+/// With xinetd by an init script, as Debian 11 has it, and by a unit.
+const XINETDS: [&str; 2] = ["bookworm", "trixie"];
+
+/// How long a handover between xinetd and systemd may take.
+const HANDOVER: Duration = Duration::from_secs(2);
+
+const SERVED: &str = "systemd: active enabled";
+const SERVED_BY_XINETD: &str = "xinetd: inactive enabled";
+
+const SERVICE: &str = "/etc/xinetd.d/cmonhachk";
+
+/// What the article has operators write, with a program of their own behind it.
+const OWN_SERVICE: &str = "service cmonhachk
+{
+        flags           = REUSE
+        socket_type     = stream
+        port            = 9201
+        wait            = no
+        user            = root
+        server          = /usr/local/bin/own
+        disable         = no
+        only_from       = 0.0.0.0/0
+}
+";
+
+/// The commands that the documents give, from the one that begins so to the end of the block.
+pub fn commands(start: &str) -> String {
+    for (document, mark) in [
+        ("deploy/man/cmonhachk.8", ".Dl "),
+        ("deploy/README.md", "    "),
+        ("README.md", "    "),
+    ] {
+        let text = fs::read_to_string(project().join(document)).unwrap();
+        let text = text.replace("\\-", "-").replace("\\e", "\\");
+        let first = format!("{mark}{start}");
+        let lines = text.lines().skip_while(|line| !line.starts_with(&first));
+        let block: Vec<&str> = lines.map_while(|line| line.strip_prefix(mark)).collect();
+        if !block.is_empty() {
+            return block.join("\n");
+        }
+    }
+    panic!("no document says {start}");
+}
+
+#[test]
+fn from_installation_to_purge_no_answer_is_lost_and_nothing_is_left() {
+    for suite in DEBIANS {
+        let node = Node::boot(suite);
+        let before = node.files();
+        node.install(DEB);
+        assert_eq!(node.systemd.curl(), LEADER, "{suite}");
+        assert_eq!(node.serves(), SERVED, "{suite}");
+        let rights = node.run("cd /var/lib/cmonhachk && stat --format '%a %U %n' . .s9s /run/cmonhachk");
+        assert_eq!(rights, "755 root .\n700 cmonhachk .s9s\n700 cmonhachk /run/cmonhachk\n");
+        assert_eq!(node.run("dpkg --verify cmonhachk"), "");
+
+        node.make_version("9.9.9", "deb");
+        let upgrade = || {
+            node.install("/opt/cmonhachk_9.9.9_*.deb");
+            assert!(node.run("dpkg --status cmonhachk").contains("Version: 9.9.9\n"));
+            node.install(&format!("--allow-downgrades {DEB}"));
+            node.install(&format!("--reinstall {DEB}"));
+        };
+        let socket = node.socket();
+        assert_eq!(node.gap_during(upgrade), Duration::ZERO, "{suite}");
+        assert_eq!(node.socket(), socket, "{suite}: it was not closed");
+        let other = "/opt/cmonhachk_9.9.9_*.deb".to_string();
+        for (change, state, package) in [
+            ("disable", "inactive disabled", other),
+            ("mask", "inactive masked", format!("--allow-downgrades {DEB}")),
+        ] {
+            node.run(&format!("systemctl {change} --now cmonhachk.socket"));
+            node.install(&package);
+            assert!(node.serves().ends_with(state), "{suite}: {}", node.serves());
+        }
+        node.run("systemctl unmask cmonhachk.socket; systemctl enable --now cmonhachk.socket");
+        node.leads();
+
+        node.run("touch /etc/default/cmonhachk /var/lib/cmonhachk/.s9s/s9s.conf; apt-get remove -qq -y cmonhachk");
+        assert_eq!(node.systemd.curl(), "", "{suite}: nobody serves the port");
+        node.install(DEB);
+        assert_eq!(node.serves(), SERVED, "{suite}");
+        assert!(node.has("/var/lib/cmonhachk/.s9s/s9s.conf"));
+
+        // What stays is what the manual names.
+        node.run("apt-get purge -qq -y cmonhachk");
+        assert_eq!(node.differences(&before), ["/etc/default/cmonhachk"], "{suite}");
+        assert!(node.run("getent passwd cmonhachk").ends_with(":/usr/sbin/nologin\n"));
+        assert_eq!(node.run("ls /run /dev/shm | sed -n /cmonhachk/p"), "", "{suite}");
+        assert_eq!(
+            node.run("systemctl list-units --all --no-legend 'cmonhachk*'"),
+            "",
+            "{suite}"
+        );
+    }
+}
+
+#[test]
+fn xinetd_takes_the_port_over_and_gives_it_back_without_a_restart() {
+    for suite in XINETDS {
+        let node = Node::boot(suite);
+        let before = node.files();
+        node.install(&format!("{DEB} xinetd"));
+        let xinetd = node.run("pgrep --exact xinetd");
+        let gap = node.gap_during(|| {
+            node.install(XINETD_DEB);
+            node.leads();
+        });
+        println!("{suite}: no right answer for {gap:?}");
+        assert!(gap < HANDOVER, "{suite}: {gap:?}");
+        assert_eq!(node.serves(), SERVED_BY_XINETD, "{suite}");
+
+        node.make_version("9.9.9", "deb");
+        let socket = node.socket();
+        let gap = node.gap_during(|| {
+            node.install("/opt/cmonhachk_9.9.9_*.deb /opt/cmonhachk-xinetd_9.9.9_all.deb");
+            node.install(&format!("--allow-downgrades {DEB} {XINETD_DEB}"));
+        });
+        assert_eq!(gap, Duration::ZERO, "{suite}");
+        assert_eq!(node.socket(), socket, "{suite}: it was not closed");
+
+        node.run(&format!("sed -i 's/^ *only_from.*/only_from = 127.0.0.1/' {SERVICE}"));
+        let narrowed = node.run(&format!("cat {SERVICE}"));
+        let gap = node.gap_during(|| {
+            node.run("apt-get remove -qq -y cmonhachk-xinetd");
+            node.leads();
+        });
+        println!("{suite}: no right answer for {gap:?}");
+        assert!(gap < HANDOVER, "{suite}: {gap:?}");
+        assert_eq!(node.serves(), SERVED, "{suite}");
+        node.install(XINETD_DEB);
+        wait_until("xinetd has the port", || node.serves() == SERVED_BY_XINETD);
+        assert_eq!(
+            node.run(&format!("cat {SERVICE}")),
+            narrowed,
+            "{suite}: what was edited"
+        );
+        assert_eq!(
+            node.run("pgrep --exact xinetd"),
+            xinetd,
+            "{suite}: it was not restarted"
+        );
+
+        node.run("apt-get purge -qq -y cmonhachk cmonhachk-xinetd");
+        assert_eq!(node.systemd.curl(), "", "{suite}: nobody serves the port");
+        node.run("apt-get purge -qq -y xinetd && apt-get autoremove --purge -qq -y");
+        assert_eq!(node.differences(&before), [""; 0], "{suite}");
+    }
+}
+
+#[test]
+fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwise() {
+    for suite in XINETDS {
+        let node = Node::boot(suite);
+        node.install("xinetd");
+        node.write(SERVICE, OWN_SERVICE);
+        node.run("echo cmonhachk 9201/tcp >>/etc/services; invoke-rc.d xinetd reload");
+        node.leads();
+        let is_left_alone = |after: &str| {
+            assert_eq!(node.run(&format!("cat {SERVICE}")), OWN_SERVICE, "{suite}, {after}");
+            assert_eq!(node.serves(), SERVED_BY_XINETD, "{suite}, {after}");
+        };
+        let gap = node.gap_during(|| {
+            let said = node.install(DEB);
+            assert!(said.contains(&format!("port 9201 is xinetd's, by {SERVICE}")), "{said}");
+            is_left_alone("installation");
+            // As a boot does.
+            node.run("systemctl start sockets.target cmonhachk.socket");
+            is_left_alone("boot");
+            // dpkg asks; nobody is there to answer, so nothing is done.
+            let output = node.systemd.output(&apt_get_install(XINETD_DEB));
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(!output.status.success() && said.contains("conffile prompt"), "{said}");
+            is_left_alone("question");
+            node.run("dpkg --force-confold --configure cmonhachk-xinetd");
+            is_left_alone("answer");
+            node.run("apt-get remove -qq -y cmonhachk-xinetd");
+            is_left_alone("removal");
+        });
+        assert_eq!(gap, Duration::ZERO, "{suite}");
+        let gap = node.gap_during(|| {
+            node.run(&commands("rm /etc/xinetd.d/cmonhachk"));
+            node.leads();
+        });
+        println!("{suite}: no right answer for {gap:?}");
+        assert!(gap < HANDOVER, "{suite}: {gap:?}");
+        assert_eq!(node.serves(), SERVED, "{suite}");
+    }
+}
+
+/// Makes the node what the former deploy/install.sh made it, and returns what that had installed.
+fn as_install_sh_left_it(node: &Node, with: &str) -> Vec<&'static str> {
+    let place = |path: &str, source: &str| {
+        let text = fs::read_to_string(project().join("deploy").join(source)).unwrap();
+        let text = text.replace("/usr/sbin/", "/usr/local/sbin/");
+        node.write(path, &text.replace("ConditionPathExists", "#"));
+    };
+    node.run(
+        "useradd --system --user-group --home-dir /var/lib/cmonhachk --shell /usr/sbin/nologin cmonhachk
+        install -D -m 755 /opt/cmonhachk /usr/local/sbin/cmonhachk
+        install -d -m 700 -o cmonhachk -g cmonhachk /var/lib/cmonhachk/.s9s",
+    );
+    let mut files = vec!["/usr/local/sbin/cmonhachk"];
+    if with == "xinetd" {
+        node.install("xinetd");
+        place(SERVICE, "xinetd/cmonhachk");
+        place("/etc/tmpfiles.d/cmonhachk.conf", "systemd/tmpfiles.conf");
+        node.run("systemd-tmpfiles --create cmonhachk.conf; invoke-rc.d xinetd reload");
+        files.extend([SERVICE, "/etc/tmpfiles.d/cmonhachk.conf"]);
+    } else {
+        for unit in [
+            "/etc/systemd/system/cmonhachk.socket",
+            "/etc/systemd/system/cmonhachk@.service",
+        ] {
+            place(unit, &unit[5..].replace("systemd/system/", "systemd/"));
+            files.push(unit);
+        }
+        node.run("systemctl daemon-reload; systemctl enable --now cmonhachk.socket");
+    }
+    node.write("/var/lib/cmonhachk/installed", "what it has installed\n");
+    files.push("/var/lib/cmonhachk/installed");
+    node.leads();
+    files
+}
+
+#[test]
+fn a_node_that_install_sh_has_set_up_is_told_so_and_moves_as_the_manual_says() {
+    for (suite, with) in [("bookworm", "systemd"), ("bookworm", "xinetd"), ("trixie", "xinetd")] {
+        let node = Node::boot(suite);
+        let files = as_install_sh_left_it(&node, with);
+        let sums = format!("md5sum {}", files.join(" "));
+        let before = node.run(&sums);
+        let gap = node.gap_during(|| {
+            let said = node.install(DEB);
+            for file in &files {
+                assert!(said.contains(&format!("\n  {file}\n")), "{file}: {said}");
+            }
+            assert_eq!(node.run(&sums), before);
+        });
+        assert_eq!(gap, Duration::ZERO, "{suite} {with}");
+        let gap = node.gap_during(|| {
+            node.run(&commands("rm -f /etc/xinetd.d"));
+            node.leads();
+        });
+        println!("{suite}, from {with}: no right answer for {gap:?}");
+        assert!(gap < HANDOVER, "{suite} {with}: {gap:?}");
+        assert_eq!(node.serves(), SERVED);
+        for file in files {
+            assert!(!node.has(file), "{file}");
+        }
+        let unit = node.run("systemctl show --property FragmentPath cmonhachk.socket");
+        assert!(unit.ends_with("/lib/systemd/system/cmonhachk.socket\n"), "{unit}");
+        assert_eq!(
+            node.run("cmonhachk --version"),
+            concat!("cmonhachk ", env!("CARGO_PKG_VERSION"), "\n")
+        );
+    }
+}
+
+#[test]
+fn private_networks_may_ask_and_no_others() {
+    let node = Node::boot("bookworm");
+    node.install(&format!("{DEB} {XINETD_DEB}"));
+    let asks = |own: &str| {
+        node.run(&format!("ip address add {own} dev lo nodad"));
+        let host = if own.contains(':') { "[::1]" } else { "127.0.0.1" };
+        let command = format!("curl --silent --include --max-time 5 --interface {own} http://{host}:9201/");
+        node.systemd.run(&command) == LEADER
+    };
+    for own in ["10.1.2.3", "172.31.2.3", "192.168.2.3", "fd00::3"] {
+        assert!(asks(own), "{own}");
+    }
+    for own in ["192.0.2.3", "172.32.2.3", "2001:db8::3"] {
+        assert!(!asks(own), "{own}");
+    }
+    // systemd lets in the same ones, where the kernel lets it.
+    let file = |name: &str| fs::read_to_string(project().join("deploy").join(name)).unwrap();
+    let networks = |text: &str, mark: &str| {
+        let line = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(mark).map(str::to_string));
+        let words: Vec<String> = line.unwrap().split_whitespace().map(str::to_string).collect();
+        words.into_iter().filter(|word| word.contains('/')).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        networks(&file("xinetd/cmonhachk"), "only_from"),
+        networks(&file("systemd/cmonhachk.socket"), "IPAddressAllow=localhost")
+    );
+}
+
+#[test]
+fn where_no_systemd_runs_the_packages_install_and_start_nothing() {
+    let node = Node::boot("bookworm");
+    let install = apt_get_install(&format!("{DEB} {XINETD_DEB}"));
+    node.run(&format!(
+        "unshare --mount sh -euc 'mount -t tmpfs none /run; {install}'"
+    ));
+    assert!(node.serves().ends_with("inactive enabled"), "{}", node.serves());
+    assert!(node.run("getent passwd cmonhachk").contains("/var/lib/cmonhachk"));
+    node.run("unshare --mount sh -euc 'mount -t tmpfs none /run; apt-get purge -qq -y cmonhachk cmonhachk-xinetd'");
+}
+
+#[test]
+fn the_first_check_says_what_to_type_for_credentials() {
+    let node = Node::boot("trixie");
+    node.run("echo login >/opt/cluster/behaviour");
+    node.install(DEB);
+    assert_eq!(node.systemd.curl(), unknown("s9s-no-user"));
+    let output = node.systemd.output(&commands("runuser -u cmonhachk"));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let advice = text.split("copies root's: ").nth(1).expect("what to type");
+    let advice = advice.split(". ").next().unwrap();
+    // The manual page and the README say the same.
+    let copy = commands("install -o cmonhachk -m 600 -t /var/lib/cmonhachk/.s9s /root/.s9s/s9s.conf");
+    assert_eq!(advice, copy);
+    assert!(
+        fs::read_to_string(project().join("README.md"))
+            .unwrap()
+            .contains(&format!("\n    {copy}\n"))
+    );
+
+    node.run("mkdir /root/.s9s; echo cmon_user=admin >/root/.s9s/s9s.conf");
+    node.run("touch /root/.s9s/admin.key /root/.s9s/cmonhachk.key; echo 'cmon_user=root' >/etc/s9s.conf");
+    node.run("chmod 600 /etc/s9s.conf");
+    for (give, user) in [
+        (
+            commands("install -o cmonhachk -m 600 -t /var/lib/cmonhachk/.s9s /root/.s9s/cmonhachk.key"),
+            "cmonhachk",
+        ),
+        (copy, "admin"),
+    ] {
+        node.run("rm -rf /var/lib/cmonhachk/.s9s/*");
+        node.run(&give);
+        let who = format!("cmonhachk /var/lib/cmonhachk {user}\n");
+        wait_until("the credentials are used", || {
+            node.systemd.curl() == LEADER && node.run("cat /opt/cluster/who") == who
+        });
+        let rights = node.run("cd /var/lib/cmonhachk && stat --format '%a %U' .s9s .s9s/s9s.conf .s9s/*.key");
+        assert!(
+            rights.starts_with("700 cmonhachk\n600 cmonhachk\n600 cmonhachk\n"),
+            "{rights}"
+        );
+    }
+    node.run(&commands("install -o cmonhachk -m 600 /etc/s9s.conf"));
+    assert_eq!(node.run("cat /var/lib/cmonhachk/.s9s/s9s.conf"), "cmon_user=root\n");
+}
+
+#[test]
+fn rpm_installs_upgrades_verifies_and_erases_the_same() {
+    let node = Node::boot("trixie");
+    // What makes it a Debian to the scripts is taken away; what the packages need is dpkg's here.
+    node.install("xinetd");
+    node.run("rm /usr/bin/deb-systemd-* /usr/sbin/invoke-rc.d");
+    let before = node.files();
+    let this = concat!("/opt/cmonhachk-", env!("CARGO_PKG_VERSION"), "-1.$(uname -m).rpm");
+    let newer = "/opt/cmonhachk-9.9.9-1.*.rpm";
+    node.run(&format!("rpm --install --nodeps {this}"));
+    assert_eq!(node.systemd.curl(), LEADER);
+    assert_eq!(node.serves(), SERVED);
+    assert_eq!(node.run("rpm --verify --nodeps cmonhachk"), "");
+    assert_eq!(node.run("rpm --query --queryformat '%{license}' cmonhachk"), "MIT");
+    node.make_version("9.9.9", "rpm");
+    let gap = node.gap_during(|| {
+        node.run(&format!("rpm --upgrade --nodeps {newer}"));
+        node.run(&format!("rpm --upgrade --oldpackage --nodeps {this}"));
+    });
+    assert_eq!(gap, Duration::ZERO);
+    node.run("systemctl disable --now cmonhachk.socket");
+    node.run(&format!("rpm --upgrade --nodeps {newer}"));
+    assert!(node.serves().ends_with("inactive disabled"), "{}", node.serves());
+    node.run("systemctl enable --now cmonhachk.socket");
+
+    let xinetd = node.run("pgrep --exact xinetd");
+    let gap = node.gap_during(|| {
+        node.run("rpm --install --nodeps /opt/cmonhachk-xinetd-9.9.9-1.noarch.rpm");
+        wait_until("xinetd has the port", || node.serves() == SERVED_BY_XINETD);
+        node.run("rpm --erase cmonhachk-xinetd");
+        wait_until("systemd has the port", || node.serves() == SERVED);
+    });
+    assert!(gap < HANDOVER, "{gap:?}");
+    assert_eq!(node.run("pgrep --exact xinetd"), xinetd);
+    node.run("rpm --erase cmonhachk");
+    assert_eq!(node.systemd.curl(), "");
+    // What stays is what the manual names.
+    assert_eq!(
+        node.differences(&before),
+        ["/var/lib/cmonhachk", "/var/lib/cmonhachk/.s9s"]
+    );
+}
