@@ -15,6 +15,8 @@ done
 
 # Tests that are ended leave their folders behind. Not for all tests: some have a /tmp of their own.
 scratch=$(mktemp -d)
+# Some tests check as another user.
+chmod 1777 "$scratch"
 trap 'rm -rf "$scratch"' EXIT
 
 rustup target add "$(uname -m)-unknown-linux-musl" >/dev/null 2>&1 || true

@@ -158,6 +158,16 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // A check that a super-server started may still run, and would make its lock file again.
+        let start = Instant::now();
+        while !self.processes().is_empty() && start.elapsed() < Duration::from_secs(3) {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
 /// A node on which checks are run.
 pub struct Node<'a> {
     pub cluster: &'a Cluster,
