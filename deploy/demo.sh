@@ -28,11 +28,10 @@ case "$#:${1:-}" in
     ;;
 esac
 
+# shellcheck source=tests/packages.sh
+. tests/packages.sh
+# What it says is what it shows.
 say() { printf '\n== %s\n' "$*"; }
-fail() {
-    echo "demo: $*" >&2
-    exit 1
-}
 
 # within SECONDS COMMAND…: tries until the command succeeds or the time is up.
 within() {
@@ -41,24 +40,6 @@ within() {
     until "$@"; do
         [ "$SECONDS" -lt "$end" ] || return 1
         sleep 0.05
-    done
-}
-
-# What is missing comes from Debian's packages. A package may start its service; the demo does not
-# need it, so a service that was not there before does not stay.
-install_missing() {
-    local packages=() as_root=() package
-    command -v curl >/dev/null || packages+=(curl)
-    [ -x /usr/sbin/xinetd ] || packages+=(xinetd)
-    [ -x /usr/sbin/haproxy ] || packages+=(haproxy)
-    [ "${#packages[@]}" -gt 0 ] || return 0
-    say "Installing ${packages[*]}"
-    if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
-    command -v apt-get >/dev/null || fail "please install ${packages[*]}: there is no apt-get here"
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
-    for package in "${packages[@]}"; do
-        [ "$package" = curl ] || "${as_root[@]}" service "$package" stop >/dev/null 2>&1 || true
     done
 }
 
@@ -162,7 +143,12 @@ table() {
     printf '\n%-12s %-11s %-13s %-8s %-13s\n' NODE CONTROLLER 'THE LIST SAYS' HAPROXY 'ITS CHECK SAYS'
     for node in "${nodes[@]}"; do
         state=$(awk -v name="$(controller "$node")" '$5 == name { print $1 == "l" ? "leader" : "follower" }' "$folder/controllers")
-        said=$(server last_chk "$node")
+        # Nothing for a moment, while a check begins.
+        for _ in {1..40}; do
+            said=$(server last_chk "$node")
+            [ -z "$said" ] || break
+            sleep 0.05
+        done
         # What HAProxy shows for a good check is its last step, the connection to the UI.
         [ "$said" != '(tcp-check)' ] || said='leader, UI open'
         printf '%-12s %-11s %-13s %-8s %-13s\n' "$node" "$(controller "$node")" "$state" \
@@ -203,7 +189,7 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 0' INT TERM
 
-install_missing
+provide curl:curl xinetd:xinetd haproxy:haproxy
 command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
 say "Building"
 deploy/build.sh

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# What run.sh and bench/run.sh share; sourced by both.
+# What every script of the tests and the demo shares; sourced by them.
 
 say() { printf '\n== %s\n' "$*" >&2; }
 fail() {
-    echo "tests: $*" >&2
+    echo "${0##*/}: $*" >&2
     exit 1
 }
 
@@ -12,7 +12,8 @@ export PATH=$PATH:/usr/sbin:/sbin
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
 
-# provide COMMAND:PACKAGE...: installs Debian's package of each command that is missing.
+# provide COMMAND:PACKAGE...: installs Debian's package of each command that is missing. A daemon
+# that comes with one neither runs nor starts at boot.
 provide() {
     local pair missing=()
     for pair; do
@@ -21,6 +22,32 @@ provide() {
     if [ "${#missing[@]}" -eq 0 ]; then return; fi
     say "Installing ${missing[*]}"
     command -v apt-get >/dev/null || fail "please install ${missing[*]}: there is no apt-get here"
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    "${as_root[@]}" sh -euc "$installation" sh "${missing[@]}"
 }
+
+# Run by root's shell with the packages as arguments. What is installed already keeps its services
+# as they are.
+# shellcheck disable=SC2016 # the variables are that shell's
+installation='
+    fresh=
+    for package; do
+        state=$(dpkg-query --show --format "\${db:Status-Status}" "$package" 2>/dev/null) || true
+        [ "$state" = installed ] || fresh="$fresh $package"
+    done
+    # The word of Debian policy, section 9.3.3.1, against starting daemons; another one stays.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap "rm -f $policy" EXIT
+        trap "exit 1" INT TERM
+        printf "#!/bin/sh\nexit 101\n" >"$policy"
+        chmod 755 "$policy"
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    for package in $fresh; do
+        for script in $(dpkg-query --listfiles "$package" | sed -n "s|^/etc/init.d/||p"); do
+            service "$script" stop >/dev/null 2>&1 || true
+            update-rc.d "$script" disable >/dev/null 2>&1
+        done
+    done'

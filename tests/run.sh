@@ -1,12 +1,32 @@
 #!/usr/bin/env bash
-# Runs all checks: formatting, lint, unit, property and end-to-end tests, and the demo. Installs
-# what the tests need from Debian's packages where it is missing; needs the Rust toolchain only.
+# Runs the tests: all parts, or those that are named.
+#
+#     tests/run.sh [PART...]
+#
+#     quick   formatting, and every test that needs no daemon: under a minute once it is built
+#     lint    formatting, clippy, the documentation, shellcheck
+#     package the same packages twice, which lintian and rpmlint have nothing against
+#     suite   unit, property and end-to-end tests, side by side
+#     alone   those that keep all processors busy or measure, one at a time: chaos, load
+#     older   the binary on an older distribution
+#     demo    deploy/demo.sh shows what it should
+#     bench   the benchmark in its short form
+#
+# Needs the Rust toolchain; installs what else the tests need from Debian's packages. Where
+# cargo-nextest is installed it runs the tests (.config/nextest.toml), otherwise cargo does.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 
 # shellcheck source=tests/packages.sh
 . tests/packages.sh
+
+every=(lint package suite alone older demo bench)
+parts=("$@")
+[ "$#" -gt 0 ] || parts=("${every[@]}")
+for part in "${parts[@]}"; do
+    [[ " quick ${every[*]} " = *" $part "* ]] || fail "there is no part $part: quick ${every[*]}"
+done
 
 provide curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount \
     ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap mkfs.ext4:e2fsprogs \
@@ -21,49 +41,86 @@ if [ ! -x "$inetd/usr/sbin/inetd" ]; then
 fi
 command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
 
-say "Formatting and lint"
-cargo fmt --check
-cargo clippy --all-targets --locked --quiet -- -D warnings
-# The fuzz targets too, without the engine: it is C++ and needs a compiler of its own.
-cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
-cargo clippy --manifest-path tests/fuzz/Cargo.toml --no-default-features --target-dir target --locked --quiet -- -D warnings
-RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
-shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/sim/* deploy/*.sh deploy/front/cmonhachk-front deploy/package/{completion,p*,xinetd-p*} .ci/run
-
-say "The packages"
-deploy/package.sh
-packages=$(sha256sum target/dist/*.deb target/dist/*.rpm)
-deploy/package.sh
-sha256sum --check --quiet <<<"$packages" || fail "the packages are not the same bytes twice"
-lintian --allow-root --fail-on error,warning target/dist/*.deb
-said=$(rpmlint --config deploy/package/rpmlint.toml target/dist/*.rpm 2>&1) || fail "rpmlint says: $said"
-
-say "Unit, property and end-to-end tests"
-# The binary that users get, and not the one that cargo builds for the tests.
-export TESTED_BINARY=$PWD/target/dist/cmonhachk
-test=(cargo test --release --locked --target-dir target/suite)
-# Most tests wait for something; more of them than processors can do so
-# side by side, but for those that keep all processors busy or measure.
+# Which tests run alone; .config/nextest.toml has the same.
 alone=(after_a_flood chaos:: load:: stale::no_answer)
-"${test[@]}" -- --test-threads 8 "${alone[@]/#/--skip=}"
-"${test[@]}" --test suite -- --test-threads 1 "${alone[@]}"
 
-say "An older distribution"
-tests/older-system.sh
-
-say "The demo"
-demo=$(bash deploy/demo.sh) || fail "the demo failed: $demo"
-shows() {
-    [ "$(grep -c "$2" <<<"$demo")" = "$1" ] || fail "the demo does not show \"$2\" in $1 lines: $demo"
+# tests PROFILE ARGUMENT...: runs nextest with the profile, or cargo with the arguments.
+tests() {
+    local profile=$1
+    shift
+    if command -v cargo-nextest >/dev/null; then
+        cargo nextest run --cargo-profile suite --locked --profile "$profile"
+    else
+        cargo test --profile suite --locked "$@"
+    fi
 }
-shows 2 '^HTTP/1.1 200 OK'
-shows 4 '^HTTP/1.1 503 Service Unavailable'
-shows 1 '^The user was on the new leader [0-9]* ms after'
-shows 2 'gets: 127.0.0.102$'
-shows 1 'unknown s9s-timeout$'
-if curl --silent --output /dev/null --max-time 2 http://127.0.0.101:9201/; then fail "the demo left a node running"; fi
 
-say "The benchmark, in its short form"
-bash tests/bench/run.sh --short >/dev/null || fail "the benchmark failed"
+# The binary and the packages that users get. The tests ask that binary, and not the one that cargo
+# builds for them.
+build() {
+    deploy/package.sh
+    export TESTED_BINARY=$PWD/target/dist/cmonhachk
+    cargo test --profile suite --locked --quiet --no-run
+}
+
+quick() {
+    cargo fmt --check
+    tests quick --lib -- --test-threads 8
+}
+
+lint() {
+    cargo fmt --check
+    cargo clippy --all-targets --locked --quiet -- -D warnings
+    # The fuzz targets too, without the engine: it is C++ and needs a compiler of its own.
+    cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
+    cargo clippy --manifest-path tests/fuzz/Cargo.toml --no-default-features --target-dir target --locked --quiet -- -D warnings
+    RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
+    # What the binary is made of: licences, duplicates and sources, as .deny.toml has it.
+    if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
+    shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/* deploy/*.sh deploy/front/cmonhachk-front deploy/package/{completion,p*,xinetd-p*} .ci/run
+}
+
+package() {
+    local made said
+    made=$(sha256sum target/dist/*.deb target/dist/*.rpm)
+    deploy/package.sh
+    sha256sum --check --quiet <<<"$made" || fail "the packages are not the same bytes twice"
+    lintian --allow-root --fail-on error,warning target/dist/*.deb
+    said=$(rpmlint --config deploy/package/rpmlint.toml target/dist/*.rpm 2>&1) || fail "rpmlint says: $said"
+}
+
+suite() { tests suite -- --test-threads 8 "${alone[@]/#/--skip=}"; }
+
+alone() { tests alone --test suite -- --test-threads 1 "${alone[@]}"; }
+
+older() { tests/older-system.sh; }
+
+demo() {
+    local shown
+    shown=$(bash deploy/demo.sh) || fail "the demo failed: $shown"
+    shows() {
+        [ "$(grep -c "$2" <<<"$shown")" = "$1" ] || fail "the demo does not show \"$2\" in $1 lines: $shown"
+    }
+    shows 2 '^HTTP/1.1 200 OK'
+    shows 4 '^HTTP/1.1 503 Service Unavailable'
+    shows 1 '^The user was on the new leader [0-9]* ms after'
+    shows 2 'gets: 127.0.0.102$'
+    shows 1 'unknown s9s-timeout$'
+    if curl --silent --output /dev/null --max-time 2 http://127.0.0.101:9201/; then fail "the demo left a node running"; fi
+}
+
+bench() { bash tests/bench/run.sh --short >/dev/null || fail "the benchmark failed"; }
+
+times=()
+timed() {
+    local start=$SECONDS
+    say "$1"
+    "$1"
+    times+=("$1 $((SECONDS - start)) s")
+}
+
+timed build
+for part in "${parts[@]}"; do timed "$part"; done
 
 say "All passed"
+printf '%s\n' "${times[@]}" >&2

@@ -4,7 +4,10 @@
 # than 64 MiB or takes more than 10 seconds. Writes below target/ only.
 #
 #     tests/fuzz/run.sh [RUNS [TARGET...]]
-#     tests/fuzz/run.sh keep    # afterwards: keeps the fewest of those found that cover as much
+#     tests/fuzz/run.sh keep [TARGET...]    # afterwards: keeps the fewest found that cover as much
+#
+# Kept in corpus/TARGET/ are the inputs that people wrote, and in corpus/TARGET.hex the others: one
+# on a line, in hexadecimal digits.
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
@@ -37,25 +40,39 @@ RUSTC_WRAPPER=$PWD/tests/fuzz/rustc cargo fuzz build --fuzz-dir tests/fuzz --tar
     --sanitizer none --release 2>"$out/build.log" ||
     fail "the targets do not build: $(tail -n 20 "$out/build.log")"
 
+# Unpacks a target's kept inputs beside those that the engine found.
+unpack() {
+    local input number=0
+    mkdir -p "$out/corpus/$1"
+    while read -r input; do
+        number=$((number + 1))
+        basenc --base16 --decode <<<"$input" >"$out/corpus/$1/kept-$number"
+    done <"$kept/$1.hex"
+}
+
 if [ "$runs" = keep ]; then
     for target in "${targets[@]}"; do
+        unpack "$target"
+        # The merge adds to its first folder what covers more than the inputs there.
         fresh=$out/kept/$target
         rm -rf "$fresh"
-        mkdir -p "$fresh"
-        # Those that the engine found are named after their SHA-1; the others were written by hand.
-        find "$kept/$target" -type f -regextype posix-extended ! -regex '.*/[0-9a-f]{40}' -exec cp -t "$fresh" {} +
-        "$programs/$target" -set_cover_merge=1 -max_len=1024 "$fresh" "$kept/$target" "$out/corpus/$target" \
+        mkdir -p "$out/kept"
+        cp -r "$kept/$target" "$fresh"
+        "$programs/$target" -set_cover_merge=1 -max_len=1024 "$fresh" "$out/corpus/$target" \
             2>"$out/$target.log" || fail "$target: $(tail -n 20 "$out/$target.log")"
-        rm -rf "${kept:?}/$target"
-        cp -r "$fresh" "$kept/$target"
-        echo "$target: $(find "$kept/$target" -type f | wc -l) inputs, $(cat "$kept/$target"/* | wc -c) bytes"
+        for input in "$fresh"/*; do
+            [ -e "$kept/$target/${input##*/}" ] || basenc --base16 --wrap 0 <"$input"
+            echo
+        done | sed '/^$/d' | LC_ALL=C sort >"$kept/$target.hex"
+        echo "$target: $(wc -l <"$kept/$target.hex") inputs beside those written by hand"
     done
     exit
 fi
 
 printf '%-9s %10s %8s %8s %9s %9s\n' target runs seconds a_second coverage peak_MiB
 for target in "${targets[@]}"; do
-    mkdir -p "$out/corpus/$target" "$out/artifacts"
+    unpack "$target"
+    mkdir -p "$out/artifacts"
     log=$out/$target.log
     "$programs/$target" -runs="$runs" -max_len="${longest[$target]}" -timeout=10 -rss_limit_mb=64 -reload=0 \
         -print_final_stats=1 -artifact_prefix="$out/artifacts/$target-" \

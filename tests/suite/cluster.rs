@@ -2,14 +2,14 @@
 
 use std::env;
 use std::fs::{self, File, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
+use tempfile::TempDir;
 
 /// How long anything may take that the tests wait for.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,34 +39,20 @@ pub fn unknown(code: &str) -> String {
 pub const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: node\r\n\r\n";
 
 /// A folder of the test's own, gone with it.
-pub struct Folder(PathBuf);
+pub struct Folder(TempDir);
 
 impl Folder {
     pub fn new() -> Folder {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         // Not below the target folder: its path may be too long for a socket's.
-        loop {
-            let name = format!(
-                "cmonhachk-test-{}-{}",
-                std::process::id(),
-                COUNT.fetch_add(1, Ordering::Relaxed)
-            );
-            let path = std::env::temp_dir().join(name);
-            match fs::create_dir(&path) {
-                Ok(()) => return Folder(path),
-                // Left by a test that was killed, when its number was another process's.
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => panic!("{}: {error}", path.display()),
-            }
-        }
+        Folder(tempfile::Builder::new().prefix("cmonhachk-test-").tempdir().unwrap())
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 
     pub fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.path().join(name)
     }
 
     /// Writes a file in the folder, whole or not at all for whoever reads it meanwhile.
@@ -75,12 +62,6 @@ impl Folder {
         fs::write(&draft, text).unwrap();
         fs::rename(&draft, &path).unwrap();
         path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -141,7 +122,7 @@ impl Cluster {
 
     /// The processes of this cluster's checks that are alive, by what they inherited from them.
     pub fn processes(&self) -> Vec<u32> {
-        let mark = format!("S9S_SIM={}", self.folder.0.display());
+        let mark = format!("S9S_SIM={}", self.folder.path().display());
         processes()
             .filter(|pid| {
                 let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -177,6 +158,16 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // A check that a super-server started may still run, and would make its lock file again.
+        let start = Instant::now();
+        while !self.processes().is_empty() && start.elapsed() < Duration::from_secs(3) {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
 /// A node on which checks are run.
 pub struct Node<'a> {
     pub cluster: &'a Cluster,
@@ -193,7 +184,7 @@ impl Node<'_> {
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("REMOTE_HOST", "127.0.0.1")
-            .env("S9S_SIM", &self.cluster.folder.0)
+            .env("S9S_SIM", self.cluster.folder.path())
             .env("CMONHACHK_S9S", &self.s9s)
             .env("CMONHACHK_CMON_DEFAULTS", &self.defaults)
             .env("CMONHACHK_LOCK_FILE", &self.lock)
@@ -244,11 +235,23 @@ impl Node<'_> {
         connect(self.command().args(arguments))
     }
 
+    /// The same where /dev/shm is a folder of the cluster's own: for checks that cache there.
+    pub fn connect_in_own_memory(&self, arguments: &[&str]) -> Client {
+        let memory = self.cluster.folder.join("memory");
+        fs::create_dir_all(&memory).unwrap();
+        let script = format!("mount --bind {} /dev/shm; exec \"$@\"", memory.display());
+        let mut check = self.command();
+        connect(&mut in_namespaces(&["--mount"], &script, check.args(arguments)))
+    }
+
     /// The answer to a well-behaved client.
     pub fn get(&self, arguments: &[&str]) -> String {
-        let mut client = self.connect(arguments);
-        client.send(GET);
-        client.answer()
+        self.connect(arguments).ask()
+    }
+
+    /// The same where /dev/shm is a folder of the cluster's own.
+    pub fn get_in_own_memory(&self, arguments: &[&str]) -> String {
+        self.connect_in_own_memory(arguments).ask()
     }
 }
 
@@ -274,14 +277,22 @@ pub fn simulated_s9s() -> PathBuf {
 
 /// A loopback address that nobody else uses.
 pub fn loopback() -> Ipv4Addr {
+    /// The network of this process, which holds a port of its last address for as long as it lives.
+    static CLAIM: LazyLock<TcpListener> = LazyLock::new(|| {
+        let networks = (64..128).flat_map(|second| (0..=255).map(move |third| Ipv4Addr::new(127, second, third, 255)));
+        let mut free = networks
+            .cycle()
+            .skip(std::process::id() as usize % 0x4000)
+            .take(0x4000)
+            .filter_map(|last| TcpListener::bind((last, 9200)).ok());
+        free.next().expect("a free loopback network")
+    });
     static COUNT: AtomicU8 = AtomicU8::new(1);
-    let pid = std::process::id();
-    Ipv4Addr::new(
-        127,
-        64 + (pid >> 8) as u8 % 64,
-        pid as u8,
-        COUNT.fetch_add(1, Ordering::Relaxed),
-    )
+    let SocketAddr::V4(claimed) = CLAIM.local_addr().unwrap() else {
+        unreachable!("it is bound to an IPv4 address")
+    };
+    let [first, second, third, _] = claimed.ip().octets();
+    Ipv4Addr::new(first, second, third, COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// `program`, which is to start the check, in the check's environment and no other.
@@ -366,6 +377,12 @@ pub struct Client {
 impl Client {
     pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
+    }
+
+    /// The answer to a well-behaved client.
+    pub fn ask(mut self) -> String {
+        self.send(GET);
+        self.answer()
     }
 
     /// All that comes until the connection's orderly end; a reset is an error.

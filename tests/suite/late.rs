@@ -220,8 +220,8 @@ fn a_person_who_looks_is_in_no_checks_way() {
 }
 
 /// This many checks at the same moment, on a node that leads.
-fn at_once(node: &Node<'_>, checks: usize) {
-    let mut clients: Vec<_> = (0..checks).map(|_| node.connect(&["--timeout", "10"])).collect();
+fn at_once(checks: usize, connect: impl Fn(&[&str]) -> Client) {
+    let mut clients: Vec<_> = (0..checks).map(|_| connect(&["--timeout", "10"])).collect();
     for client in &mut clients {
         client.send(GET);
     }
@@ -238,7 +238,7 @@ fn without_a_usable_lock_file_many_checks_at_once_are_one_run() {
         lock: cluster.folder.join("no-such/folder/lock"),
         ..cluster.leader()
     };
-    at_once(&node, 40);
+    at_once(40, |arguments| node.connect_in_own_memory(arguments));
     assert_eq!(cluster.runs(), 1);
 }
 
@@ -260,8 +260,8 @@ fn where_no_entry_can_be_written_beside_the_lock_file_many_checks_are_one_run_al
     fs::create_dir(format!("{}.new", entry.display())).unwrap();
     thread::sleep(Duration::from_millis(1100));
     let runs = cluster.runs();
-    at_once(&node, 40);
-    assert_eq!(node.get(&[]), LEADER);
+    at_once(40, |arguments| node.connect_in_own_memory(arguments));
+    assert_eq!(node.get_in_own_memory(&[]), LEADER);
     assert_eq!(cluster.runs(), runs + 1);
 }
 
@@ -310,7 +310,7 @@ fn the_folder_of_the_lock_file_is_made_for_its_user_alone() {
         lock: folder.join("lock"),
         ..cluster.leader()
     };
-    at_once(&node, 10);
+    at_once(10, |arguments| node.connect(arguments));
     assert_eq!(cluster.runs(), 1);
     assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o7777, 0o700);
 }

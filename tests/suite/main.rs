@@ -2,6 +2,7 @@
 //! HAProxy, curl and genhash; only s9s is simulated (tests/sim/s9s).
 
 mod by_hand;
+mod cache;
 mod chaos;
 mod cluster;
 mod connection;
@@ -17,6 +18,7 @@ mod launchers;
 mod limits;
 mod load;
 mod lock;
+mod lock_file;
 mod node;
 mod packages;
 mod portable;
@@ -28,4 +30,5 @@ mod simulation;
 mod stale;
 mod syslog;
 mod systemd;
+mod texts;
 mod xinetd;

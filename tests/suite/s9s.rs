@@ -213,9 +213,12 @@ fn a_wildcard_is_the_addresses_of_the_interfaces_but_not_loopback() {
 fn is_contained(behaviour: &str, answer: &str) {
     let cluster = Cluster::new();
     cluster.behaves(behaviour);
+    // Where its time is not to be up, there is enough of it on a busy machine, too.
+    let seconds = if answer == unknown("s9s-timeout") { 1 } else { 10 };
     let start = Instant::now();
-    assert_eq!(cluster.leader().get(&["--timeout", "1"]), answer, "{behaviour}");
-    assert!(start.elapsed() < Duration::from_secs(2), "{behaviour}");
+    let timeout = seconds.to_string();
+    assert_eq!(cluster.leader().get(&["--timeout", &timeout]), answer, "{behaviour}");
+    assert!(start.elapsed() < Duration::from_secs(seconds + 1), "{behaviour}");
     assert_eq!(cluster.processes(), [], "{behaviour}");
 }
 

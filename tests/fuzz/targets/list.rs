@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| properties::list(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| oracle::list(input));

@@ -1,0 +1,326 @@
+//! A verdict is given again: for how long, to whom, and from which entries.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cmonhachk::entry::Entry;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Uid;
+
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until};
+
+#[test]
+fn within_max_age_the_verdict_is_given_again_and_after_it_a_new_one() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    for _ in 0..20 {
+        assert_eq!(node.get(&["--max-age", "60"]), LEADER);
+    }
+    assert_eq!(cluster.runs(), 1);
+    cluster.leads("10.0.0.102");
+    assert_eq!(node.get(&["--max-age", "60"]), LEADER);
+    wait_until("the verdict is old and a new one is given", || {
+        node.get(&["--max-age", "0.2"]) == FOLLOWER
+    });
+    assert_eq!(cluster.runs(), 2);
+}
+
+#[test]
+fn an_unknown_verdict_is_shared_like_any_other() {
+    let cluster = Cluster::new();
+    cluster.behaves("fail 5 Connection refused.");
+    let node = cluster.leader();
+    for _ in 0..5 {
+        assert_eq!(node.get(&["--max-age", "60"]), unknown("s9s-no-connection"));
+    }
+    assert_eq!(cluster.runs(), 1);
+}
+
+/// The entries beside the node's lock file: paths and texts.
+fn entries(node: &Node<'_>) -> Vec<(PathBuf, String)> {
+    let files = fs::read_dir(node.lock.parent().unwrap()).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    paths
+        .filter_map(|path| {
+            let text = fs::read_link(&path).ok()?.into_os_string().into_string().ok()?;
+            text.starts_with("cmonhachk").then_some((path, text))
+        })
+        .collect()
+}
+
+/// The one entry that a check on this node leaves when the node leads; then it follows again, and
+/// nothing has been run.
+fn entry_of_a_leader(node: &Node<'_>) -> (PathBuf, Entry) {
+    node.cluster.leads("10.0.0.102");
+    assert_eq!(node.get(&["--max-age", "60"]), LEADER);
+    let (path, text) = entries(node).pop().unwrap();
+    let entry = Entry::decode(&text).unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::remove_file(node.cluster.folder.join("runs")).unwrap();
+    node.cluster.leads("10.0.0.101");
+    (path, entry)
+}
+
+fn put(path: &Path, text: &str) {
+    let _ = fs::remove_file(path);
+    symlink(text, path).unwrap();
+}
+
+#[test]
+fn an_entry_is_believed_only_in_its_time_its_boot_and_its_key() {
+    let cluster = Cluster::new();
+    let node = cluster.node("10.0.0.102");
+    let (path, valid) = entry_of_a_leader(&node);
+    put(&path, &valid.encode());
+    assert_eq!(
+        node.get(&["--max-age", "60"]),
+        LEADER,
+        "the entry that the others differ from"
+    );
+    let valid = || valid.clone();
+    let boot = |id: &str| Some(id.to_string());
+    for (what, text) in [
+        (
+            "another boot",
+            Entry {
+                boot: boot("00000000-0000-0000-0000-000000000000"),
+                ..valid()
+            }
+            .encode(),
+        ),
+        ("no boot", Entry { boot: None, ..valid() }.encode()),
+        (
+            "the past",
+            Entry {
+                from: valid().from.saturating_sub(Duration::from_secs(61)),
+                ..valid()
+            }
+            .encode(),
+        ),
+        (
+            "the future",
+            Entry {
+                from: valid().from + Duration::from_secs(600),
+                ..valid()
+            }
+            .encode(),
+        ),
+        ("another key", Entry { key: 0, ..valid() }.encode()),
+        ("another version", valid().encode().replace("cmonhachk4", "cmonhachk3")),
+        ("nonsense", "leader".to_string()),
+    ] {
+        put(&path, &text);
+        assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER, "an entry of {what}");
+        let runs = cluster.runs();
+        assert_eq!(
+            node.get(&["--max-age", "60"]),
+            FOLLOWER,
+            "what replaced an entry of {what}"
+        );
+        assert_eq!(cluster.runs(), runs);
+    }
+    assert_eq!(cluster.runs(), 7);
+}
+
+#[test]
+fn an_entry_of_another_user_is_not_believed() {
+    if !Uid::effective().is_root() {
+        return;
+    }
+    let cluster = Cluster::new();
+    let node = cluster.node("10.0.0.102");
+    let (path, valid) = entry_of_a_leader(&node);
+    put(&path, &valid.encode());
+    lchown(&path, Some(65534), Some(65534)).unwrap();
+    assert_eq!(node.get(&["--max-age", "60"]), FOLLOWER);
+}
+
+#[test]
+fn entries_that_are_of_no_use_any_more_are_removed_with_the_first_of_a_new_key() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let old = |boot: &str, from: &str| {
+        let path = node.lock.with_extension(format!("101.{from}"));
+        put(&path, &format!("cmonhachk4 0000000000000001 {boot} {from} - leader"));
+        path
+    };
+    let gone = old("00000000-0000-0000-0000-000000000000", "1");
+    put(&node.lock.with_extension("foreign"), "elsewhere");
+    assert_eq!(node.get(&[]), LEADER);
+    assert!(fs::symlink_metadata(gone).is_err());
+    assert!(fs::symlink_metadata(node.lock.with_extension("foreign")).is_ok());
+    assert_eq!(entries(&node).len(), 1);
+}
+
+#[test]
+fn wherever_the_lock_file_is_named_its_verdict_is_shared() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let lock = node.lock.to_str().unwrap();
+    let other = format!("{lock}-2");
+    let check = |arguments: &[&str], variable: Option<&str>| {
+        let mut command = node.command();
+        command
+            .env_remove("CMONHACHK_LOCK_FILE")
+            .args(["--max-age", "60"])
+            .args(arguments);
+        if let Some(value) = variable {
+            command.env("CMONHACHK_LOCK_FILE", value);
+        }
+        let usual = node.cluster.folder.join("run");
+        let script = format!("mkdir -p {0}; mount --bind {0} /run; exec \"$@\"", usual.display());
+        let mut client = connect(&mut in_namespaces(&["--mount"], &script, &command));
+        client.send(GET);
+        assert_eq!(client.answer(), LEADER);
+        cluster.runs()
+    };
+    let equals = format!("--lock-file={lock}");
+    for (arguments, variable, runs) in [
+        (&[][..], None, 1),
+        (&[], Some(lock), 2),
+        (&["--lock-file", lock], None, 2),
+        (&["--lock-file", lock], Some(&other[..]), 2),
+        (&[&equals], None, 2),
+        (&[&equals], Some(&other), 2),
+    ] {
+        assert_eq!(check(arguments, variable), runs, "{arguments:?} {variable:?}");
+        assert_eq!(check(arguments, variable), runs, "{arguments:?} {variable:?}");
+    }
+    assert!(!Path::new(&other).exists());
+    assert!(node.cluster.folder.join("run/cmonhachk/lock").exists());
+}
+
+#[test]
+fn a_lock_file_of_another_version_is_taken_over() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    for content in [String::new(), format!("cmonhachk-verdict 2 {}\n", "x".repeat(5000))] {
+        fs::write(&node.lock, content).unwrap();
+        fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
+        let runs = cluster.runs();
+        for _ in 0..3 {
+            assert_eq!(node.get(&["--max-age", "0.2"]), LEADER);
+        }
+        assert_eq!(cluster.runs(), runs + 1);
+        assert_eq!(entries(&node).len(), 1);
+        wait_until("the entry is old", || {
+            node.get(&["--max-age", "0.2"]) == LEADER && cluster.runs() > runs + 1
+        });
+        fs::remove_file(&entries(&node)[0].0).unwrap();
+    }
+}
+
+#[test]
+fn a_verdict_reached_with_another_s9s_conf_or_client_is_not_taken() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let check = |name: &str, value: &str| {
+        let output = node
+            .command()
+            .args(["--max-age", "60"])
+            .env(name, value)
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), LEADER);
+        cluster.runs()
+    };
+    assert_eq!(check("REMOTE_HOST", "10.0.0.1"), 1);
+    assert_eq!(check("REMOTE_HOST", "10.0.0.2"), 1, "who asks makes no difference");
+    assert_eq!(check("HOME", "/tmp"), 2);
+    assert_eq!(check("S9S_SYSTEM_CONFIG", "/tmp/s9s.conf"), 3);
+    assert_eq!(check("CMON_CONTROLLER", "https://10.0.0.9:9501"), 4);
+    assert_eq!(check("PATH", "/bin:/usr/bin"), 4, "the same s9s is found");
+    assert_eq!(check("CMONHACHK_TIMEOUT", "4"), 4, "the verdict is the same");
+    assert_eq!(check("HOME", "/tmp"), 4, "the entries lie side by side");
+}
+
+#[test]
+fn two_services_on_one_lock_file_share_it_and_not_their_verdicts() {
+    let cluster = Cluster::new();
+    let leader = cluster.leader();
+    let follower = Node {
+        lock: leader.lock.clone(),
+        ..cluster.node("10.0.0.102")
+    };
+    for _ in 0..20 {
+        assert_eq!(leader.get(&["--max-age", "60"]), LEADER);
+        assert_eq!(follower.get(&["--max-age", "60"]), FOLLOWER);
+    }
+    assert_eq!(cluster.runs(), 2);
+}
+
+#[test]
+fn a_verdict_that_still_counts_is_only_read() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let lock = node.lock.to_str().unwrap();
+    for (arguments, variable) in [
+        (&[][..], None),
+        (&[], Some(lock)),
+        (&["--lock-file", lock], Some("/nonexistent")),
+    ] {
+        let mut command = node.command();
+        command.env_remove("CMONHACHK_LOCK_FILE").args(["--max-age", "60"]);
+        command.args(arguments);
+        if let Some(value) = variable {
+            command.env("CMONHACHK_LOCK_FILE", value);
+        }
+        let check = |how: &str| {
+            let folder = cluster.folder.path().display();
+            let script = format!("mount --bind {folder} /run; mount -o remount,bind,{how} /run; cd /run; exec \"$@\"");
+            let lock = format!("mount --bind {folder} {folder}; mount -o remount,bind,{how} {folder}; {script}");
+            let mut client = connect(&mut in_namespaces(&["--mount"], &lock, &command));
+            client.send(GET);
+            assert_eq!(client.answer(), LEADER, "{arguments:?} {variable:?} {how}");
+        };
+        check("rw");
+        // A check that wants to write cannot, and asks s9s.
+        cluster.leads("10.0.0.102");
+        check("ro");
+        cluster.leads("10.0.0.101");
+    }
+}
+
+#[test]
+fn an_entry_is_of_this_boot_and_as_old_as_its_run() {
+    let cluster = Cluster::new();
+    let before = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap().into();
+    cluster.behaves("slow 0.3");
+    let (_, entry) = entry_of_a_leader(&cluster.node("10.0.0.102"));
+    let after: Duration = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap().into();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    assert_eq!(entry.boot.as_deref(), Some(boot.trim()));
+    assert!(entry.from > before && entry.from + Duration::from_millis(300) < after);
+}
+
+#[test]
+fn no_rate_of_checks_makes_more_than_one_run_in_max_age() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let start = Instant::now();
+    let checks: usize = thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut checks = 0;
+                    while start.elapsed() < Duration::from_secs(2) {
+                        assert_eq!(node.get(&["--max-age", "0.5"]), LEADER);
+                        checks += 1;
+                    }
+                    checks
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    let possible = start.elapsed().as_millis() as usize / 500 + 1;
+    assert!(checks > 2 * possible, "too few checks ({checks}) to show anything");
+    assert!(
+        cluster.runs() <= possible,
+        "{checks} checks took {} runs, {possible} would do",
+        cluster.runs()
+    );
+}

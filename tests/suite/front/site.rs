@@ -1,0 +1,211 @@
+//! Three nodes that are booted, a switch between them, and a client beside them.
+
+use std::fs;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::cluster::{Cluster, wait_until};
+use crate::failover::Ui;
+use crate::node::DEB;
+use crate::systemd::Systemd;
+
+pub const VIRTUAL: &str = "10.0.0.130";
+pub const SITE: &str = "10.0.0.130 10.0.0.101 10.0.0.102 10.0.0.103";
+pub const NAMES: [&str; 3] = ["node1", "node2", "node3"];
+
+/// How long a failover may take.
+pub const LIMIT: Duration = Duration::from_secs(5);
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+}
+
+/// Does something in the network namespace that a file stands for.
+pub fn inside<T: Send>(namespace: &str, act: impl FnOnce() -> T + Send) -> T {
+    let file = fs::File::open(namespace).unwrap();
+    thread::scope(|scope| {
+        let there = scope.spawn(|| {
+            setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+            act()
+        });
+        there.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// The switch and the client 10.0.0.200, in one network namespace.
+pub struct Network(pub String);
+
+impl Network {
+    fn new() -> Network {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let network = Network(format!("chk-{}-{count}", std::process::id()));
+        ip(&format!("netns add {}", network.0));
+        for line in [
+            "link set lo up",
+            "link add switch type bridge",
+            "addr add 10.0.0.200/24 dev switch",
+            "addr add fd00::200/64 dev switch nodad",
+            "link set switch up",
+        ] {
+            network.ip(line);
+        }
+        network
+    }
+
+    pub fn ip(&self, arguments: &str) {
+        ip(&format!("-n {} {arguments}", self.0));
+    }
+
+    pub fn file(&self) -> String {
+        format!("/run/netns/{}", self.0)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+pub struct Node {
+    pub name: &'static str,
+    pub systemd: Systemd,
+    _ui: Ui,
+    _cluster: Cluster,
+}
+
+impl Node {
+    /// Boots it, and installs the package.
+    pub fn boot(network: &Network, name: &'static str) -> Node {
+        let number = 100 + name[4..].parse::<u8>().unwrap();
+        let cluster = Cluster::new();
+        cluster.leads("10.0.0.102");
+        let systemd = Systemd::boot(&cluster);
+        let pid = systemd.first_process().unwrap();
+        network.ip(&format!("link add {name} type veth peer name eth1 netns {pid}"));
+        network.ip(&format!("link set {name} master switch up"));
+        systemd.run(&format!(
+            "ip addr add 10.0.0.{number}/24 dev eth1; ip addr add fd00::{number}/64 dev eth1 nodad; ip link set eth1 up
+             sed -i s/10.0.0.101/10.0.0.{number}/ /etc/default/cmon
+             rm /etc/systemd/system/cmonhachk*.* /usr/sbin/cmonhachk 2>/dev/null
+             systemctl stop cmonhachk.socket; systemctl daemon-reload
+             rm -f /usr/sbin/policy-rc.d
+             dpkg --install {DEB}"
+        ));
+        let ui = inside(&format!("/proc/{pid}/ns/net"), || Ui::start([0, 0, 0, 0].into(), name));
+        Node {
+            name,
+            systemd,
+            _ui: ui,
+            _cluster: cluster,
+        }
+    }
+
+    pub fn run(&self, command: &str) -> String {
+        self.systemd.run(command)
+    }
+
+    /// What cmonhachk-front says, and its exit status in a last line.
+    pub fn front(&self, arguments: &str) -> String {
+        self.run(&format!("cmonhachk-front {arguments} 2>&1; echo $?"))
+    }
+
+    pub fn succeeds(&self, arguments: &str) -> String {
+        let said = self.front(arguments);
+        assert!(said.ends_with("\n0\n"), "{} {arguments}: {said}", self.name);
+        said
+    }
+
+    pub fn has(&self, address: &str) -> bool {
+        !self.run(&format!("ip -o addr show to {address}")).is_empty()
+    }
+
+    /// All that a run could change.
+    pub fn state(&self) -> String {
+        self.run(
+            "cd /etc; find haproxy keepalived systemd/system -type f -o -type l | sort | xargs stat --format '%n %i %a %U %.9Y'
+             systemctl show --property MainPID,ActiveState,UnitFileState haproxy keepalived cmonhachk-front
+             pgrep --list-full haproxy; ip -o -4 addr; ls -d /run/cmonhachk-front /run/cmonhachk-front.weight",
+        )
+    }
+}
+
+pub struct Site {
+    pub nodes: Vec<Node>,
+    pub network: Network,
+}
+
+impl Site {
+    /// Boots the nodes, the second of which leads.
+    pub fn boot() -> Site {
+        let network = Network::new();
+        let nodes = thread::scope(|scope| {
+            let boots = NAMES.map(|name| scope.spawn(|| Node::boot(&network, name)));
+            boots.map(|boot| boot.join().unwrap()).into()
+        });
+        Site { nodes, network }
+    }
+
+    pub fn holders(&self, address: &str) -> Vec<&'static str> {
+        let holders = self.nodes.iter().filter(|node| node.has(address));
+        holders.map(|node| node.name).collect()
+    }
+
+    pub fn node(&self, name: &str) -> &Node {
+        self.nodes.iter().find(|node| node.name == name).unwrap()
+    }
+
+    /// A user's session, and the name of the node that it is on.
+    pub fn visit(&self, address: &str) -> Option<(TcpStream, String)> {
+        let address = SocketAddr::from((address.parse::<IpAddr>().unwrap(), 81));
+        inside(&self.network.file(), || {
+            let mut session = TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok()?;
+            session.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            let mut name = [0; 5];
+            session.read_exact(&mut name).ok()?;
+            Some((session, String::from_utf8(name.to_vec()).unwrap()))
+        })
+    }
+
+    pub fn user_gets(&self, address: &str) -> Option<String> {
+        self.visit(address).map(|(_, name)| name)
+    }
+
+    /// The address goes from one node to another, and users with it. Never do two have it.
+    pub fn moves_from(&self, old: &str) -> &'static str {
+        let start = Instant::now();
+        wait_until("the address is elsewhere and serves", || {
+            let holders = self.holders(VIRTUAL);
+            assert!(!(holders.contains(&old) && holders.len() > 1), "{holders:?}");
+            holders.len() == 1 && holders != [old] && self.user_gets(VIRTUAL).as_deref() == Some("node2")
+        });
+        eprintln!("the address moved in {:?}", start.elapsed());
+        assert!(start.elapsed() < LIMIT, "took {:?}", start.elapsed());
+        self.holders(VIRTUAL)[0]
+    }
+
+    /// The address is on this node for longer than any takeover would take.
+    pub fn stays_on(&self, name: &str) {
+        let start = Instant::now();
+        while start.elapsed() < LIMIT {
+            assert_eq!(self.holders(VIRTUAL), [name]);
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+pub fn is_open(session: &TcpStream) -> bool {
+    session.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    // Neither closed nor reset: there is nothing to read.
+    (&mut &*session)
+        .read(&mut [0])
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
