@@ -122,7 +122,7 @@ server() {
         $1 == "role" && $2 == name { print $at }'
 }
 
-status_is() { [ "$(server status "$1")" = "$2" ]; }
+is_down() { [[ $(server status "$1") == DOWN* ]]; }
 reason_is() { [ "$(server last_chk "$1")" = "$2" ]; }
 
 # The node that a user gets; nothing where there is none.
@@ -140,7 +140,7 @@ ask_all() {
 
 table() {
     local node state said
-    printf '\n%-12s %-11s %-13s %-8s %-13s\n' NODE CONTROLLER 'THE LIST SAYS' HAPROXY 'ITS CHECK SAYS'
+    printf '\n%-12s %-11s %-13s %-12s %-13s\n' NODE CONTROLLER 'THE LIST SAYS' HAPROXY 'ITS CHECK SAYS'
     for node in "${nodes[@]}"; do
         state=$(awk -v name="$(controller "$node")" '$5 == name { print $1 == "l" ? "leader" : "follower" }' "$folder/controllers")
         # Nothing for a moment, while a check begins.
@@ -151,7 +151,7 @@ table() {
         done
         # What HAProxy shows for a good check is its last step, the connection to the UI.
         [ "$said" != '(tcp-check)' ] || said='leader, UI open'
-        printf '%-12s %-11s %-13s %-8s %-13s\n' "$node" "$(controller "$node")" "$state" \
+        printf '%-12s %-11s %-13s %-12s %-13s\n' "$node" "$(controller "$node")" "$state" \
             "$(server status "$node")" "$said"
     done
     printf 'A user at http://%s/ gets: %s\n' "$front" "$(user_gets)"
@@ -206,7 +206,7 @@ say "$(controller "${nodes[0]}"), asked on ${nodes[0]}, leads"
 ask_all
 # Until their first check is over, HAProxy takes all nodes for good.
 for node in "${nodes[1]}" "${nodes[2]}"; do
-    within 10 status_is "$node" DOWN || fail "HAProxy does not find the leader: $(cat "$folder/haproxy.log")"
+    within 10 is_down "$node" || fail "HAProxy does not find the leader: $(cat "$folder/haproxy.log")"
 done
 within 10 user_is_on "${nodes[0]}" || fail "no user arrives on the leader: $(cat "$folder/haproxy.log")"
 table
