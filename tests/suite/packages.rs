@@ -122,7 +122,8 @@ fn xinetd_takes_the_port_over_and_gives_it_back_without_a_restart() {
         node.make_version("9.9.9", "deb");
         let socket = node.socket();
         let gap = node.gap_during(|| {
-            node.install("/opt/cmonhachk_9.9.9_*.deb /opt/cmonhachk-xinetd_9.9.9_all.deb");
+            node.install("/opt/cmonhachk_9.9.9_*.deb");
+            node.install("/opt/cmonhachk-xinetd_9.9.9_all.deb");
             node.install(&format!("--allow-downgrades {DEB} {XINETD_DEB}"));
         });
         assert_eq!(gap, Duration::ZERO, "{suite}");
@@ -194,6 +195,19 @@ fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwis
         println!("{suite}: no right answer for {gap:?}");
         assert!(gap < HANDOVER, "{suite}: {gap:?}");
         assert_eq!(node.serves(), SERVED, "{suite}");
+        // dpkg does not bring the file back, so neither does it take the port.
+        node.install(XINETD_DEB);
+        assert_eq!(node.serves(), SERVED, "{suite}");
+
+        // Neither dpkg's question nor its purge loses it.
+        let kept = |name: &str| assert_eq!(node.run(&format!("cat {SERVICE}.{name}")), OWN_SERVICE, "{suite}");
+        node.run("apt-get purge -qq -y cmonhachk-xinetd");
+        for (answer, removal, name) in [("confnew", "remove", "dpkg-old"), ("confold", "purge", "own")] {
+            node.write(SERVICE, OWN_SERVICE);
+            node.install(&format!("--option Dpkg::Options::=--force-{answer} {XINETD_DEB}"));
+            node.run(&format!("apt-get {removal} -qq -y cmonhachk-xinetd"));
+            kept(name);
+        }
     }
 }
 
@@ -388,7 +402,9 @@ fn rpm_installs_upgrades_verifies_and_erases_the_same() {
     });
     assert!(gap < HANDOVER, "{gap:?}");
     assert_eq!(node.run("pgrep --exact xinetd"), xinetd);
-    node.run("rpm --erase cmonhachk");
+    node.run("systemctl stop xinetd; rpm --install --nodeps /opt/cmonhachk-xinetd-9.9.9-1.noarch.rpm");
+    wait_until("xinetd was started", || node.serves() == SERVED_BY_XINETD);
+    node.run("rpm --erase cmonhachk-xinetd cmonhachk");
     assert_eq!(node.systemd.curl(), "");
     // What stays is what the manual names.
     assert_eq!(
