@@ -46,9 +46,16 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
         "{metrics}"
     );
 
-    // A reload keeps a session, and the address.
+    // A reload keeps a session, and the address; an update of haproxy makes one.
     let (session, _) = site.visit(VIRTUAL).unwrap();
-    site.nodes[0].run("systemctl reload cmonhachk-front keepalived");
+    site.nodes[0].run(
+        "systemctl reload keepalived; cd /usr/sbin; cp haproxy new; mv new haproxy
+         dpkg-trigger --by-package=haproxy /usr/sbin/haproxy; dpkg --triggers-only --pending",
+    );
+    wait_until("HAProxy is the new program", || {
+        let program = "readlink /proc/$(systemctl show --property MainPID --value cmonhachk-front)/exe";
+        site.nodes[0].run(program) == "/usr/sbin/haproxy\n"
+    });
     site.stays_on("node1");
     assert!(is_open(&session));
 
