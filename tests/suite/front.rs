@@ -138,6 +138,24 @@ fn a_new_node_that_the_others_do_not_know_is_told_so_and_serves_when_they_do() {
     }
     wait_until("one node has the address", || site.holders(VIRTUAL).len() == 1);
     site.nodes[2].succeeds("");
+
+    // In another network than the nodes' addresses, from which nobody may look at the statistics.
+    site.network.ip("link add second up type bridge");
+    for node in &site.nodes {
+        node.succeeds("--remove");
+        let (name, pid) = (node.name, node.systemd.first_process().unwrap());
+        site.network.ip(&format!(
+            "link add {name}-2 up master second type veth peer name eth2 netns {pid}"
+        ));
+        node.run(&format!(
+            "ip addr add 10.2.0.{}/24 dev eth2; ip link set eth2 up",
+            &name[4..]
+        ));
+    }
+    for node in &site.nodes {
+        node.succeeds("--interface eth2 10.2.0.130 10.0.0.101 10.0.0.102 10.0.0.103");
+    }
+    assert_eq!(site.holders("10.2.0.130"), ["node1"]);
 }
 
 const HAPROXY_CFG: &str = "global\n    stats socket /run/operator.sock\ndefaults\n    mode tcp\n    timeout connect 5s\n    \
