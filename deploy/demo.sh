@@ -68,7 +68,7 @@ start_node() {
     ln -s "$folder/controllers" "$home/controllers"
     printf 'RPC_BIND_ADDRESSES="127.0.0.1,%s"\n' "$(controller "$node")" >"$home/defaults"
     service=$(sed -e "s|/usr/sbin/cmonhachk|$binary|" -e "s|= cmonhachk$|= $(id -un)|" -e '/^}/d' deploy/xinetd/cmonhachk)
-    # The UI names its node to whoever asks, and waits for the request first.
+    # The UI waits for the request, then answers with the node's name.
     cat >"$home/ui" <<'EOF'
 while IFS= read -r line && [ "${#line}" -gt 1 ]; do :; done
 printf 'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %s\r\n\r\n%s' "${#1}" "$1"
@@ -103,7 +103,7 @@ EOF
         fail "xinetd cannot serve $node, is a port taken? $(cat "$home/xinetd.log")"
 }
 
-# The deployed configuration with the demo's addresses, run by whoever runs the demo.
+# The deployed configuration with the demo's addresses, run as the current user.
 start_haproxy() {
     local configuration=$folder/haproxy.cfg node
     sed -e '/^ *user haproxy/d' -e '/^ *group haproxy/d' \

@@ -24,7 +24,7 @@ use crate::machine::boot_id;
 use crate::reason::Reason;
 use crate::verdict::Verdict;
 
-/// No option allows an older entry, so that an older one is of no use to anybody.
+/// The longest time that options allow. Entries that are older are removed.
 pub const MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// What the lock file begins with, if it is not empty: earlier versions kept their verdict in it.
@@ -40,7 +40,7 @@ pub struct Query<'a> {
     pub key: u64,
     /// How old an entry may be.
     pub max_age: Duration,
-    /// How old it may be for a check that waited for it: nobody's run takes longer.
+    /// How old it may be for a check that waited for the lock: no run takes longer.
     pub timeout: Duration,
     /// For how long an entry with a hold may hold.
     pub backoff: Duration,
@@ -183,7 +183,7 @@ impl Slot {
         Ok(self.instead.or(failed))
     }
 
-    /// Removes the entries that nobody can use any more: whenever there is a new key.
+    /// Removes useless entries, those of another boot and those past every limit. Called for each new key.
     fn sweep(&self) {
         let is_useless = |path: &Path| match target(path).as_deref().map(Entry::decode) {
             Some(Some(entry)) => entry.boot != self.boot || entry.age(since_boot()).is_none_or(|age| age > MAX_AGE),

@@ -24,8 +24,8 @@ use crate::reason::{Fault, Reason};
 use crate::s9s;
 use crate::verdict::{Standing, Verdict, verdict};
 
-/// What is kept of a check's time when s9s is killed, at most 3 tenths of what there is. So the checks
-/// that wait for the lock still get the verdict, and HAProxy has its second try sooner.
+/// How much of a check's time is left when s9s is killed, at most 3 tenths. So checks that wait for the
+/// lock still get the verdict, and HAProxy starts its second try sooner.
 const RESERVE: Duration = Duration::from_millis(450);
 
 /// How long s9s is not run after a first refusal.

@@ -131,16 +131,15 @@ impl Connection {
 /// sockets, too: Node's `execFile` gives a child three pairs of them. So a local socket is a
 /// client's only where it is standard output as well, as a super-server makes it.
 fn is_client(output_is_the_same: bool) -> bool {
-    match is_local() {
-        true => output_is_the_same && getpeername::<SockaddrStorage>(STDIN_FILENO).is_ok(),
-        false => getsockname::<SockaddrStorage>(STDIN_FILENO).is_ok(),
+    match family() {
+        Some(AddressFamily::Unix) => output_is_the_same && getpeername::<SockaddrStorage>(STDIN_FILENO).is_ok(),
+        family => family.is_some(),
     }
 }
 
-/// Whether standard input is a socket of this machine alone.
-fn is_local() -> bool {
-    let address = getsockname::<SockaddrStorage>(STDIN_FILENO);
-    address.is_ok_and(|address| address.family() == Some(AddressFamily::Unix))
+/// What kind of socket standard input is.
+fn family() -> Option<AddressFamily> {
+    getsockname::<SockaddrStorage>(STDIN_FILENO).ok()?.family()
 }
 
 /// Replaces the listening socket on standard input by the client that waits on it. Nobody else
@@ -154,7 +153,7 @@ fn accept() {
     let Ok(socket) = standard(STDIN_FILENO).try_clone_to_owned() else {
         return;
     };
-    let client: io::Result<OwnedFd> = if is_local() {
+    let client: io::Result<OwnedFd> = if family() == Some(AddressFamily::Unix) {
         let listener = UnixListener::from(socket);
         let accepted = listener.set_nonblocking(true).and_then(|()| listener.accept());
         accepted.map(|(client, _)| client.into())

@@ -1,4 +1,4 @@
-//! The last guard: a thread that ends the check, with an answer, when the check itself does not.
+//! The last guard: a second thread, which answers and ends the process when the check is late.
 //!
 //! A file on a dead NFS server, behind an on-access scanner or on a frozen disk holds a process in
 //! a wait that no signal handler can interrupt. So the guard is a second thread. When it ends the

@@ -67,7 +67,7 @@ pub fn plain(printed: &[u8]) -> Cow<'_, [u8]> {
 
 /// Reads a plain list. Strict, because a list that is cut or damaged must never be believed: the
 /// header comes first, then a row that fits its columns, and the last line counts the rows. A line that
-/// fits them not goes on with the COMMENT of the row before it.
+/// does not fit continues the COMMENT of the row before it.
 ///
 /// # Errors
 /// The first thing about the text that is no controller list.
@@ -88,7 +88,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Row<'_>>> {
     for line in lines {
         match columns.row(line) {
             Some(row) => rows.push(row),
-            // What begins as a leader's row does is no comment, lest a second leader be overlooked.
+            // A line that begins like a leader's row is never a comment: it could be a second leader.
             None if rows.is_empty() || line.starts_with(b"l ") => {
                 bail!("a line does not fit the header's columns: {}", quote(line))
             }

@@ -66,7 +66,7 @@ pub fn clean(text: &str, max: usize) -> String {
             plain => plain,
         };
         if line.len() + shown.len_utf8() > max {
-            // The ellipsis takes three bytes of what there is room for.
+            // The ellipsis needs three bytes of the limit.
             while line.len() + '…'.len_utf8() > max && line.pop().is_some() {}
             line.push('…');
             break;

@@ -126,7 +126,7 @@ impl Child {
         };
         let _ = killpg(self.pid, Signal::SIGKILL);
         let status = self.reap();
-        // Its last words; what a process that is left might add later is not waited for.
+        // The rest of its output. What a surviving process might add later is not waited for.
         let overflow = self.drain();
         match (ended, status) {
             (Some(ended), _) => ended,
@@ -137,7 +137,7 @@ impl Child {
         }
     }
 
-    /// Whether what it has printed so far is too much.
+    /// Reads the output that is waiting. Returns whether a stream has exceeded its limit.
     fn drain(&mut self) -> bool {
         self.streams
             .iter_mut()
@@ -269,7 +269,7 @@ impl Stream {
         Some(PollFd::new(self.pipe.as_ref()?.as_fd(), PollFlags::POLLIN))
     }
 
-    /// Takes what there is to be read. Whether that makes it too much.
+    /// Reads the output that is waiting. Returns whether the stream has exceeded its limit.
     fn drain(&mut self) -> bool {
         if let Some(pipe) = &mut self.pipe {
             let room = self.max + 1 - self.bytes.len();

@@ -29,7 +29,7 @@ macro_rules! reasons {
 reasons! {
     BadArguments "bad-arguments"
         "cmonhachk was started with an option or a CMONHACHK_ variable that it cannot use."
-        "Syslog names the option. Correct server_args or env in the service file; `cmonhachk --help` lists what there is."
+        "Syslog names the option. Correct server_args or env in the service file; `cmonhachk --help` lists the options."
     InternalError "internal-error"
         "cmonhachk itself failed."
         "Syslog has the place in the source. Please report it."

@@ -55,22 +55,19 @@ pub fn find(program: &Path) -> Result<PathBuf, Fault> {
         return Ok(program.to_path_buf());
     }
     let path = set("PATH").unwrap_or_else(|| USUAL_PATH.into());
-    let candidates: Vec<PathBuf> = env::split_paths(&path)
-        .filter(|directory| directory.is_absolute())
-        .map(|directory| directory.join(program))
-        .filter(|candidate| candidate.is_file())
-        .collect();
-    let executable = candidates
-        .iter()
-        .find(|candidate| access(*candidate, AccessFlags::X_OK).is_ok());
-    match (executable, candidates.first()) {
-        (Some(found), _) => Ok(found.clone()),
-        (None, Some(found)) => {
-            Err(Reason::S9sNotExecutable.because(anyhow!("{} may not be executed", found.display())))
+    let mut refused = None;
+    for directory in env::split_paths(&path).filter(|directory| directory.is_absolute()) {
+        let candidate = directory.join(program);
+        if candidate.is_file() {
+            if access(&candidate, AccessFlags::X_OK).is_ok() {
+                return Ok(candidate);
+            }
+            refused = refused.or(Some(candidate));
         }
-        (None, None) => {
-            Err(Reason::S9sNotFound.because(anyhow!("no {} in {}", program.display(), path.to_string_lossy())))
-        }
+    }
+    match refused {
+        Some(found) => Err(Reason::S9sNotExecutable.because(anyhow!("{} may not be executed", found.display()))),
+        None => Err(Reason::S9sNotFound.because(anyhow!("no {} in {}", program.display(), path.to_string_lossy()))),
     }
 }
 

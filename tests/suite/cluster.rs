@@ -55,7 +55,7 @@ impl Folder {
         self.path().join(name)
     }
 
-    /// Writes a file in the folder, whole or not at all for whoever reads it meanwhile.
+    /// Replaces a file in the folder in one step, so that no reader sees a part of it.
     pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.join(name);
         let draft = self.join(&format!("{name}.draft"));

@@ -17,7 +17,7 @@ use crate::haproxy::Haproxy;
 use crate::scale::amount;
 use crate::xinetd::Xinetd;
 
-/// A node's UI: says the node's name to whoever connects, and keeps the session open.
+/// A node's UI: sends the node's name to each client, and keeps the session open.
 pub struct Ui {
     pub address: SocketAddrV4,
     socket: TcpListener,

@@ -18,7 +18,7 @@ use crate::cluster::{Cluster, GET, LEADER, try_connect, unknown};
 
 type Resource = libc::__rlimit_resource_t;
 
-/// A resource and what there is of it.
+/// A limit of a resource.
 type Limit = (Resource, u64);
 
 const KIB: u64 = 1024;

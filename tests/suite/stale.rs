@@ -248,7 +248,7 @@ fn clocks(command: &mut Command) -> BTreeSet<String> {
             WaitStatus::PtraceSyscall(_) => {
                 let info = ptrace::syscall_info(pid).unwrap();
                 if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
-                    // SAFETY: the kernel says that this is what there is.
+                    // SAFETY: `op` says that this member of the union is the one that is set.
                     let (number, clock) = unsafe { (info.u.entry.nr.cast_signed(), info.u.entry.args[0]) };
                     clocks.extend(clock_of(number, clock));
                 }
