@@ -107,7 +107,7 @@ EOF
 start_haproxy() {
     local configuration=$folder/haproxy.cfg node
     sed -e '/^ *user haproxy/d' -e '/^ *group haproxy/d' \
-        -e "s|stats socket /run/cmonhachk-front/admin.sock .*|stats socket $folder/haproxy.sock|" \
+        -e "s|stats socket /run/haproxy/admin.sock .*|stats socket $folder/haproxy.sock|" \
         -e "s|bind :81|bind $front|" -e "s|bind :9600|bind $statistics|" -e "s|port 443|port $ui|" \
         -e "s|:443|:$ui|" deploy/haproxy/haproxy.cfg >"$configuration"
     for node in "${nodes[@]}"; do sed -i "s|$(controller "$node"):|$node:|" "$configuration"; done

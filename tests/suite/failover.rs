@@ -101,7 +101,7 @@ impl<'a> Site<'a> {
         let socket = cluster.folder.join("stats").display().to_string();
         configuration = configuration
             .replace("bind :", &format!("bind {ip}:"))
-            .replace("/run/cmonhachk-front/admin.sock", &socket);
+            .replace("/run/haproxy/admin.sock", &socket);
         let haproxy = Haproxy::start(&cluster.folder, &adapt(configuration));
         let site = Site {
             haproxy,

@@ -46,9 +46,16 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
         "{metrics}"
     );
 
-    // A reload keeps a session, and the address.
+    // A reload keeps a session, and the address; an update of haproxy makes one.
     let (session, _) = site.visit(VIRTUAL).unwrap();
-    site.nodes[0].run("systemctl reload cmonhachk-front keepalived");
+    site.nodes[0].run(
+        "systemctl reload keepalived; cd /usr/sbin; cp haproxy new; mv new haproxy
+         dpkg-trigger --by-package=haproxy /usr/sbin/haproxy; dpkg --triggers-only --pending",
+    );
+    wait_until("HAProxy is the new program", || {
+        let program = "readlink /proc/$(systemctl show --property MainPID --value cmonhachk-front)/exe";
+        site.nodes[0].run(program) == "/usr/sbin/haproxy\n"
+    });
     site.stays_on("node1");
     assert!(is_open(&session));
 
@@ -114,10 +121,48 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     assert!(!replies.keys().flatten().any(|name| name != "node2"), "{replies:?}");
 }
 
+#[test]
+fn a_new_node_that_the_others_do_not_know_is_told_so_and_serves_when_they_do() {
+    let site = Site::boot();
+    for node in &site.nodes[..2] {
+        node.succeeds("10.0.0.130 10.0.0.101 10.0.0.102");
+    }
+    let said = site.nodes[2].front(SITE);
+    assert!(
+        said.contains("another node had 10.0.0.130, and now this one has it"),
+        "{said}"
+    );
+    assert!(said.ends_with("\n1\n"), "{said}");
+    for node in &site.nodes[..2] {
+        node.succeeds(SITE);
+    }
+    wait_until("one node has the address", || site.holders(VIRTUAL).len() == 1);
+    site.nodes[2].succeeds("");
+
+    // In another network than the nodes' addresses, from which nobody may look at the statistics.
+    site.network.ip("link add second up type bridge");
+    for node in &site.nodes {
+        node.succeeds("--remove");
+        let (name, pid) = (node.name, node.systemd.first_process().unwrap());
+        site.network.ip(&format!(
+            "link add {name}-2 up master second type veth peer name eth2 netns {pid}"
+        ));
+        node.run(&format!(
+            "ip addr add 10.2.0.{}/24 dev eth2; ip link set eth2 up",
+            &name[4..]
+        ));
+    }
+    for node in &site.nodes {
+        node.succeeds("--interface eth2 10.2.0.130 10.0.0.101 10.0.0.102 10.0.0.103");
+    }
+    assert_eq!(site.holders("10.2.0.130"), ["node1"]);
+}
+
 const HAPROXY_CFG: &str = "global\n    stats socket /run/operator.sock\ndefaults\n    mode tcp\n    timeout connect 5s\n    \
     timeout client 1h\n    timeout server 1h\nlisten stats\n    bind :8443\n    server own 127.0.0.1:443\n";
-/// Without an end of the last line.
-const KEEPALIVED_CONF: &str = "global_defs {\n    vrrp_version 2\n}\ninclude own.conf\nvrrp_instance own {\n    interface eth1\n    \
+/// Without an end of the last line, and with a script as the article has it, to which keepalived's test objects.
+const KEEPALIVED_CONF: &str = "global_defs {\n    vrrp_version 2\n}\n\tinclude own.conf\nvrrp_script own {\n    \
+    script \"killall -0 haproxy\"\n    weight 2\n}\nvrrp_instance own {\n    track_script {\n        own\n    }\n    interface eth1\n    \
     virtual_router_id 7\n    priority 100\n    virtual_ipaddress {\n        10.0.0.77/24\n    }\n}";
 
 #[test]
@@ -125,7 +170,7 @@ fn what_an_operator_has_is_neither_changed_nor_restarted() {
     let site = Site::boot();
     let node = &site.nodes[0];
     node.run(&format!(
-        "cat >/etc/haproxy/haproxy.cfg <<'END'\n{HAPROXY_CFG}END\nprintf '%s' '{KEEPALIVED_CONF}' >/etc/keepalived/keepalived.conf
+        "touch /etc/keepalived/keepalived.conf.new; cat >/etc/haproxy/haproxy.cfg <<'END'\n{HAPROXY_CFG}END\nprintf '%s' '{KEEPALIVED_CONF}' >/etc/keepalived/keepalived.conf
          touch /etc/keepalived/own.conf; chmod 600 /etc/keepalived/keepalived.conf; systemctl --quiet enable --now haproxy keepalived"
     ));
     let session = inside(&site.network.file(), || TcpStream::connect("10.0.0.101:8443").unwrap());
@@ -155,7 +200,9 @@ fn what_an_operator_has_is_neither_changed_nor_restarted() {
         assert_eq!(node.state(), state);
         // The package takes it out as well when it is removed.
         match node.name {
-            "node3" => node.run("dpkg --remove cmonhachk"),
+            "node3" => node.run("mv /usr/sbin/haproxy /usr/bin/curl /opt; dpkg --remove cmonhachk"),
+            // Also where somebody has removed our file.
+            "node1" => node.run("rm /etc/keepalived/cmonhachk.conf; cmonhachk-front --remove"),
             _ => node.succeeds("--remove"),
         };
     }
@@ -247,6 +294,9 @@ fn it_refuses_with_the_cause_before_it_changes_anything() {
         node.run(undo);
         assert_eq!(node.state(), before, "{arguments}");
     };
+    // It asks by its own settings alone.
+    node.run("echo output = /dev/null >/root/.curlrc");
+    site.nodes[2].run("ip addr add 10.0.0.133/24 dev eth1");
     let nodes = "10.0.0.101 10.0.0.102 10.0.0.103";
     for (arguments, cause) in [
         (
@@ -271,6 +321,12 @@ fn it_refuses_with_the_cause_before_it_changes_anything() {
         )
     };
     let end = "systemctl stop somebody";
+    let instance = |id: &str, address: &str| {
+        format!(
+            "printf 'vrrp_instance own {{\ninterface eth1\n{id}\nvirtual_ipaddress {{\n{address}/24\n}}\n}}\n' \
+             >/etc/keepalived/keepalived.conf"
+        )
+    };
     let mut other = Command::new("ip");
     other.args(["netns", "exec", &site.network.0, "socat", "TCP-LISTEN:9201,fork"]);
     let _other = Daemon(other.arg("SYSTEM:echo HTTP/1.0 200 OK; echo").spawn().unwrap());
@@ -341,6 +397,30 @@ fn it_refuses_with_the_cause_before_it_changes_anything() {
             "keepalived refuses the configuration",
             "rm /etc/keepalived/keepalived.conf",
         ),
+        (
+            instance("virtual_router_id 51\\nunicast_peer {\\n10.0.0.102\\n}", "10.0.0.77"),
+            SITE.to_string(),
+            "keepalived refuses the configuration that it would get (see --router-id): ",
+            "rm /etc/keepalived/keepalived.conf",
+        ),
+        (
+            instance("virtual_router_id 7", VIRTUAL),
+            SITE.to_string(),
+            "10.0.0.130 is in use: /etc/keepalived/keepalived.conf has it already",
+            "rm /etc/keepalived/keepalived.conf",
+        ),
+        (
+            String::new(),
+            format!("10.0.0.133 {nodes}"),
+            "10.0.0.133 is in use: the host with the hardware address ",
+            "",
+        ),
+        (
+            "systemctl --quiet mask keepalived".to_string(),
+            SITE.to_string(),
+            "keepalived.service is masked",
+            "systemctl --quiet unmask keepalived",
+        ),
     ] {
         refuses(&setup, &arguments, 1, cause, undo);
     }
@@ -374,6 +454,8 @@ fn it_refuses_with_the_cause_before_it_changes_anything() {
         "{said}"
     );
     assert_eq!(site.user_gets("10.0.0.101").as_deref(), Some("node2"));
+    let said = node.front(SITE);
+    assert!(said.contains("exclude each other") && said.ends_with("\n2\n"), "{said}");
     assert_eq!(
         node.run("ls /etc/keepalived; systemctl is-active keepalived"),
         "keepalived.conf.sample\ninactive\n"

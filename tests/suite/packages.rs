@@ -122,7 +122,8 @@ fn xinetd_takes_the_port_over_and_gives_it_back_without_a_restart() {
         node.make_version("9.9.9", "deb");
         let socket = node.socket();
         let gap = node.gap_during(|| {
-            node.install("/opt/cmonhachk_9.9.9_*.deb /opt/cmonhachk-xinetd_9.9.9_all.deb");
+            node.install("/opt/cmonhachk_9.9.9_*.deb");
+            node.install("/opt/cmonhachk-xinetd_9.9.9_all.deb");
             node.install(&format!("--allow-downgrades {DEB} {XINETD_DEB}"));
         });
         assert_eq!(gap, Duration::ZERO, "{suite}");
@@ -161,9 +162,23 @@ fn xinetd_takes_the_port_over_and_gives_it_back_without_a_restart() {
 fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwise() {
     for suite in XINETDS {
         let node = Node::boot(suite);
-        node.install("xinetd");
         node.write(SERVICE, OWN_SERVICE);
-        node.run("echo cmonhachk 9201/tcp >>/etc/services; invoke-rc.d xinetd reload");
+        let tells = |cause: &str| {
+            let said = node.install(DEB);
+            assert!(
+                said.contains(&format!("cmonhachk: nobody answers yet{cause}")),
+                "{said}"
+            );
+            node.run("apt-get purge -qq -y cmonhachk; systemctl reset-failed");
+        };
+        tells(": install xinetd, or remove ");
+        node.install("xinetd");
+        node.run(&format!(
+            "echo cmonhachk 9201/tcp >>/etc/services; mv {SERVICE} /etc/xinetd.d/other; invoke-rc.d xinetd reload"
+        ));
+        node.leads();
+        tells(", for cmonhachk.socket could not start");
+        node.run(&format!("mv /etc/xinetd.d/other {SERVICE}; invoke-rc.d xinetd reload"));
         node.leads();
         let is_left_alone = |after: &str| {
             assert_eq!(node.run(&format!("cat {SERVICE}")), OWN_SERVICE, "{suite}, {after}");
@@ -194,6 +209,19 @@ fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwis
         println!("{suite}: no right answer for {gap:?}");
         assert!(gap < HANDOVER, "{suite}: {gap:?}");
         assert_eq!(node.serves(), SERVED, "{suite}");
+        // dpkg does not bring the file back, so neither does it take the port.
+        node.install(XINETD_DEB);
+        assert_eq!(node.serves(), SERVED, "{suite}");
+
+        // Neither dpkg's question nor its purge loses it.
+        let kept = |name: &str| assert_eq!(node.run(&format!("cat {SERVICE}.{name}")), OWN_SERVICE, "{suite}");
+        node.run("apt-get purge -qq -y cmonhachk-xinetd");
+        for (answer, removal, name) in [("confnew", "remove", "dpkg-old"), ("confold", "purge", "own")] {
+            node.write(SERVICE, OWN_SERVICE);
+            node.install(&format!("--option Dpkg::Options::=--force-{answer} {XINETD_DEB}"));
+            node.run(&format!("apt-get {removal} -qq -y cmonhachk-xinetd"));
+            kept(name);
+        }
     }
 }
 
@@ -363,7 +391,11 @@ fn rpm_installs_upgrades_verifies_and_erases_the_same() {
     let before = node.files();
     let this = concat!("/opt/cmonhachk-", env!("CARGO_PKG_VERSION"), "-1.$(uname -m).rpm");
     let newer = "/opt/cmonhachk-9.9.9-1.*.rpm";
-    node.run(&format!("rpm --install --nodeps {this}"));
+    node.run(&format!(
+        "systemctl mask cmonhachk.socket; rpm --install --nodeps {this}"
+    ));
+    assert!(node.serves().ends_with("inactive masked"), "{}", node.serves());
+    node.run("systemctl unmask cmonhachk.socket; systemctl enable --now cmonhachk.socket");
     assert_eq!(node.systemd.curl(), LEADER);
     assert_eq!(node.serves(), SERVED);
     assert_eq!(node.run("rpm --verify --nodeps cmonhachk"), "");
@@ -388,7 +420,9 @@ fn rpm_installs_upgrades_verifies_and_erases_the_same() {
     });
     assert!(gap < HANDOVER, "{gap:?}");
     assert_eq!(node.run("pgrep --exact xinetd"), xinetd);
-    node.run("rpm --erase cmonhachk");
+    node.run("systemctl stop xinetd; rpm --install --nodeps /opt/cmonhachk-xinetd-9.9.9-1.noarch.rpm");
+    wait_until("xinetd was started", || node.serves() == SERVED_BY_XINETD);
+    node.run("rpm --erase cmonhachk-xinetd cmonhachk");
     assert_eq!(node.systemd.curl(), "");
     // What stays is what the manual names.
     assert_eq!(
