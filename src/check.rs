@@ -115,19 +115,12 @@ impl Checked {
             return;
         }
         log::change(before, &report.outcome);
-        let faults = [
-            instead
-                .as_ref()
-                .err()
-                .map(|why| format!("verdicts are not shared: {why:#}")),
-            instead
-                .as_ref()
-                .ok()
-                .and_then(Option::as_ref)
-                .map(|why| format!("verdicts are cached in /dev/shm instead: {why:#}")),
-            blind.map(|why| format!("the maintenance file cannot be looked for: {why:#}")),
-        ];
-        faults.iter().flatten().for_each(|fault| log::fault(fault));
+        let instead = match instead {
+            Err(why) => Some(format!("verdicts are not shared: {why:#}")),
+            Ok(why) => why.map(|why| format!("verdicts are cached in /dev/shm instead: {why:#}")),
+        };
+        let blind = blind.map(|why| format!("the maintenance file cannot be looked for: {why:#}"));
+        [instead, blind].iter().flatten().for_each(|fault| log::fault(fault));
     }
 }
 

@@ -119,13 +119,11 @@ pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
         text => format!(": {text}"),
     };
     let files = match reason {
-        Reason::S9sConfUnreadable => conf::files().map(|file| file.display().to_string()).join(" and "),
+        Reason::S9sConfUnreadable => {
+            let [user, system] = conf::files();
+            format!("; it reads {} and {}", user.display(), system.display())
+        }
         _ => String::new(),
-    };
-    let files = if files.is_empty() {
-        files
-    } else {
-        format!("; it reads {files}")
     };
     Err(reason.because(anyhow!("{} {}{said}{files}", program.display(), ending(run))))
 }
