@@ -1,6 +1,7 @@
 //! The check's story for a person: what was read, run, matched and concluded.
 
 use std::env;
+use std::net::IpAddr;
 
 use nix::unistd::{Uid, User};
 
@@ -59,8 +60,9 @@ pub fn explain(options: &Options, report: &Report) -> String {
     if report.seen.entries.is_empty() {
         say("    nothing that could be used");
     }
+    let ours = machine::interface_addresses().ok();
     for entry in &report.seen.entries {
-        say(&format!("    {}", describe(entry, &report.seen)));
+        say(&format!("    {}", describe(entry, &report.seen, ours.as_deref())));
     }
     say("What s9s reads");
     for line in conf::describe() {
@@ -100,10 +102,11 @@ pub fn explain(options: &Options, report: &Report) -> String {
     text
 }
 
-fn describe(entry: &Entry, seen: &Seen) -> String {
+/// `ours` are this machine's addresses, where it tells them.
+fn describe(entry: &Entry, seen: &Seen, ours: Option<&[IpAddr]>) -> String {
     match entry {
-        Entry::Address(address) => match machine::interface_addresses() {
-            Ok(ours) if !ours.contains(address) => {
+        Entry::Address(address) => match ours {
+            Some(ours) if !ours.contains(address) => {
                 format!("{address} (no interface of this machine has it: is the file another node's?)")
             }
             _ => format!("{address}"),
