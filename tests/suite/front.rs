@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use site::*;
 
-use crate::cluster::{AtEnd, Daemon, Folder, project, wait_until};
+use crate::cluster::{AtEnd, Folder, project, wait_until};
 
 #[test]
 fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
@@ -73,26 +73,11 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
 
     // A stranger with the same router id and a higher priority gets nobody to give it up.
     let folder = Folder::new();
-    let configuration = format!(
-        "vrrp_instance stranger {{\n interface switch\n virtual_router_id 51\n priority 200\n unicast_src_ip 10.0.0.200\n \
-         unicast_peer {{\n 10.0.0.101\n 10.0.0.102\n 10.0.0.103\n }}\n virtual_ipaddress {{\n {VIRTUAL}\n }}\n}}\n"
-    );
-    let mut stranger = Command::new("ip");
-    stranger.args([
-        "netns",
-        "exec",
-        &site.network.0,
-        "keepalived",
-        "--dont-fork",
-        "--use-file",
-    ]);
-    stranger.arg(folder.write("stranger", configuration));
-    stranger
-        .arg("--pid")
-        .arg(folder.join("pid"))
-        .arg("--vrrp_pid")
-        .arg(folder.join("vrrp"));
-    let stranger = Daemon(stranger.spawn().unwrap());
+    let file = folder.write("stranger", STRANGER);
+    let [file, pid, vrrp] = [file, folder.join("pid"), folder.join("vrrp")].map(|path| path.display().to_string());
+    let stranger = site.network.daemon(&format!(
+        "keepalived --dont-fork --use-file {file} --pid {pid} --vrrp_pid {vrrp}"
+    ));
     wait_until("the stranger has taken the address, too", || {
         let list = ["-n", &site.network.0, "-o", "addr", "show", "to", VIRTUAL];
         !Command::new("ip").args(list).output().unwrap().stdout.is_empty()
@@ -120,6 +105,10 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     assert!(replies[&Some("node2".to_string())] > 10, "{replies:?}");
     assert!(!replies.keys().flatten().any(|name| name != "node2"), "{replies:?}");
 }
+
+const STRANGER: &str = "vrrp_instance stranger {\n interface switch\n virtual_router_id 51\n priority 200\n \
+    unicast_src_ip 10.0.0.200\n unicast_peer {\n 10.0.0.101\n 10.0.0.102\n 10.0.0.103\n }\n \
+    virtual_ipaddress {\n 10.0.0.130\n }\n}\n";
 
 #[test]
 fn a_new_node_that_the_others_do_not_know_is_told_so_and_serves_when_they_do() {
@@ -277,152 +266,63 @@ fn a_run_that_is_interrupted_is_finished_by_the_next_one_and_two_wait_for_each_o
     assert_eq!(both.matches("Nothing had to be changed.\n").count(), 1, "{both}");
 }
 
+/// Exit status, arguments, cause, and what makes it so and undoes that.
+const REFUSALS: &str = "\
+2 | --no-such-option | '--no-such-option' is neither an option nor an address
+2 | --front-port eighty | --front-port needs a number
+2 | --interface | --interface needs a value
+2 | 10.0.0.130 10.0.0.101 | two to six NODEs are needed
+2 | 10.0.0.101 10.0.0.101 10.0.0.102 | the VIP is a node's address
+2 | --stats-port 81 SITE | --front-port and --stats-port are the same
+1 | SITE | port 81 is in use by socat, process | listen 81 | systemctl stop somebody
+1 | SITE | choose another with --stats-port | listen 9600 | systemctl stop somebody
+1 | SITE 10.0.0.200 | 10.0.0.200 does not answer on port 9201 as cmonhachk does
+1 | 10.0.0.200 NODES | 10.0.0.200 is in use: the host with the hardware address
+1 | 10.0.0.133 NODES | 10.0.0.133 is in use: the host with the hardware address
+1 | 127.0.0.1 NODES | 127.0.0.1 is in use: this host has it
+1 | 10.9.9.9 NODES | 10.9.9.9 cannot be reached from here
+1 | 10.9.9.9 NODES | 10.9.9.9 is not in a network of eth1 | ip route add 10.9.0.0/16 via 10.0.0.103 | ip route del 10.9.0.0/16
+1 | --interface lo SITE | 10.0.0.130 is not in a network of lo
+1 | 10.0.0.130 10.0.0.102 10.0.0.103 | this host has the address of no NODE
+1 | --stats-from 10.0.0.0/99 SITE | haproxy refuses the configuration
+1 | SITE | keepalived refuses the configuration that it would get: | instance cmonhachk 7 10.0.0.77 | rm $K
+1 | SITE | would get (see --router-id): | instance own 51 10.0.0.77 | rm $K
+1 | SITE | 10.0.0.130 is in use: /etc/keepalived/keepalived.conf has it | instance own 7 10.0.0.130 | rm $K
+1 | SITE | keepalived.service is masked | systemctl --quiet mask keepalived | systemctl --quiet unmask keepalived";
+
+/// Its commands.
+const REFUSAL_SHELL: &str = r#"
+    K=/etc/keepalived/keepalived.conf
+    listen() {
+        systemd-run --quiet --collect --unit somebody socat TCP-LISTEN:$1 -
+        timeout 5 sh -c "until ss -Hltnp sport = :$1 | grep -q socat; do sleep 0.05; done"
+    }
+    instance() {
+        printf 'vrrp_instance %s {\ninterface eth1\nvirtual_router_id %s\nunicast_peer {\n10.0.0.102\n}\n' $1 $2 >$K
+        printf 'virtual_ipaddress {\n%s/24\n}\n}\n' $3 >>$K
+    }
+"#;
+
 #[test]
 fn it_refuses_with_the_cause_before_it_changes_anything() {
     let site = Site::boot();
     let node = &site.nodes[0];
     let before = node.state();
-    node.run("cp /etc/haproxy/haproxy.cfg /run/before.cfg");
-    let refuses = |setup: &str, arguments: &str, status: u8, cause: &str, undo: &str| {
-        node.run(setup);
-        let said = node.front(arguments);
-        assert!(said.contains(cause), "{arguments}: {said}");
-        assert!(
-            said.starts_with("cmonhachk-front: ") && said.ends_with(&format!("\n{status}\n")),
-            "{said}"
-        );
-        node.run(undo);
-        assert_eq!(node.state(), before, "{arguments}");
-    };
     // It asks by its own settings alone.
     node.run("echo output = /dev/null >/root/.curlrc");
     site.nodes[2].run("ip addr add 10.0.0.133/24 dev eth1");
-    let nodes = "10.0.0.101 10.0.0.102 10.0.0.103";
-    for (arguments, cause) in [
-        (
-            "--no-such-option",
-            "'--no-such-option' is neither an option nor an address",
-        ),
-        ("--front-port eighty", "--front-port needs a number"),
-        ("--interface", "--interface needs a value"),
-        ("10.0.0.130 10.0.0.101", "two to six NODEs are needed"),
-        ("10.0.0.101 10.0.0.101 10.0.0.102", "the VIP is a node's address"),
-        (
-            &format!("--stats-port 81 {SITE}"),
-            "--front-port and --stats-port are the same",
-        ),
-    ] {
-        refuses("", arguments, 2, cause, "");
-    }
-    let listener = |port: u16| {
-        format!(
-            "systemd-run --quiet --collect --unit somebody socat TCP-LISTEN:{port} -
-             timeout 5 sh -c 'until ss -Hltnp sport = :{port} | grep -q socat; do sleep 0.05; done'"
-        )
-    };
-    let end = "systemctl stop somebody";
-    let instance = |id: &str, address: &str| {
-        format!(
-            "printf 'vrrp_instance own {{\ninterface eth1\n{id}\nvirtual_ipaddress {{\n{address}/24\n}}\n}}\n' \
-             >/etc/keepalived/keepalived.conf"
-        )
-    };
-    let mut other = Command::new("ip");
-    other.args(["netns", "exec", &site.network.0, "socat", "TCP-LISTEN:9201,fork"]);
-    let _other = Daemon(other.arg("SYSTEM:echo HTTP/1.0 200 OK; echo").spawn().unwrap());
-    for (setup, arguments, cause, undo) in [
-        (
-            listener(81),
-            SITE.to_string(),
-            "port 81 is in use by socat, process ",
-            end,
-        ),
-        (
-            listener(9600),
-            SITE.to_string(),
-            "choose another with --stats-port",
-            end,
-        ),
-        (
-            String::new(),
-            format!("{VIRTUAL} {nodes} 10.0.0.200"),
-            "10.0.0.200 does not answer on port 9201 as cmonhachk does",
-            "",
-        ),
-        (
-            String::new(),
-            format!("10.0.0.200 {nodes}"),
-            "10.0.0.200 is in use: the host with the hardware address ",
-            "",
-        ),
-        (
-            String::new(),
-            format!("127.0.0.1 {nodes}"),
-            "127.0.0.1 is in use: this host has it",
-            "",
-        ),
-        (
-            String::new(),
-            format!("10.9.9.9 {nodes}"),
-            "10.9.9.9 cannot be reached from here",
-            "",
-        ),
-        (
-            "ip route add 10.9.0.0/16 via 10.0.0.103".to_string(),
-            format!("10.9.9.9 {nodes}"),
-            "10.9.9.9 is not in a network of eth1",
-            "ip route del 10.9.0.0/16",
-        ),
-        (
-            String::new(),
-            format!("--interface lo {SITE}"),
-            "10.0.0.130 is not in a network of lo",
-            "",
-        ),
-        (
-            String::new(),
-            format!("{VIRTUAL} 10.0.0.102 10.0.0.103"),
-            "this host has the address of no NODE",
-            "",
-        ),
-        (
-            String::new(),
-            format!("--stats-from 10.0.0.0/99 {SITE}"),
-            "haproxy refuses the configuration",
-            "",
-        ),
-        (
-            "printf 'vrrp_instance cmonhachk {\n}\n' >/etc/keepalived/keepalived.conf".to_string(),
-            SITE.to_string(),
-            "keepalived refuses the configuration",
-            "rm /etc/keepalived/keepalived.conf",
-        ),
-        (
-            instance("virtual_router_id 51\\nunicast_peer {\\n10.0.0.102\\n}", "10.0.0.77"),
-            SITE.to_string(),
-            "keepalived refuses the configuration that it would get (see --router-id): ",
-            "rm /etc/keepalived/keepalived.conf",
-        ),
-        (
-            instance("virtual_router_id 7", VIRTUAL),
-            SITE.to_string(),
-            "10.0.0.130 is in use: /etc/keepalived/keepalived.conf has it already",
-            "rm /etc/keepalived/keepalived.conf",
-        ),
-        (
-            String::new(),
-            format!("10.0.0.133 {nodes}"),
-            "10.0.0.133 is in use: the host with the hardware address ",
-            "",
-        ),
-        (
-            "systemctl --quiet mask keepalived".to_string(),
-            SITE.to_string(),
-            "keepalived.service is masked",
-            "systemctl --quiet unmask keepalived",
-        ),
-    ] {
-        refuses(&setup, &arguments, 1, cause, undo);
+    let other = "socat TCP-LISTEN:9201,fork SYSTEM:'echo HTTP/1.0 200 OK; echo'";
+    let _other = site.network.daemon(other);
+    for refusal in REFUSALS.lines() {
+        let mut fields = refusal.split(" | ");
+        let [status, arguments, cause, setup, undo] = [(); 5].map(|()| fields.next().unwrap_or_default());
+        node.run(&format!("{REFUSAL_SHELL}{setup}"));
+        let said = node.front(&arguments.replace("SITE", SITE).replace("NODES", &SITE[11..]));
+        assert!(said.contains(cause), "{refusal}: {said}");
+        assert!(said.starts_with("cmonhachk-front: "), "{refusal}: {said}");
+        assert!(said.ends_with(&format!("\n{status}\n")), "{refusal}: {said}");
+        node.run(&format!("{REFUSAL_SHELL}{undo}"));
+        assert_eq!(node.state(), before, "{refusal}");
     }
 
     assert!(

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::cluster::{Cluster, wait_until};
+use crate::cluster::{Cluster, Daemon, wait_until};
 use crate::failover::Ui;
 use crate::node::DEB;
 use crate::systemd::Systemd;
@@ -62,6 +62,13 @@ impl Network {
 
     pub fn ip(&self, arguments: &str) {
         ip(&format!("-n {} {arguments}", self.0));
+    }
+
+    /// Runs a command of the shell's, until it is dropped.
+    pub fn daemon(&self, command: &str) -> Daemon {
+        let mut shell = Command::new("ip");
+        shell.args(["netns", "exec", &self.0, "sh", "-c", &format!("exec {command}")]);
+        Daemon(shell.spawn().unwrap())
     }
 
     pub fn file(&self) -> String {
