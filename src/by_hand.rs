@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crate::answer::render;
 use crate::check::{check, find_out};
-use crate::deadline::Deadline;
 use crate::explain::explain;
 use crate::guard::{self, Stage};
 use crate::key::Asker;
@@ -25,7 +24,7 @@ pub fn by_hand(started: Duration) -> ExitCode {
     };
     // clap speaks for itself, and so do --help and --version.
     let options = Options::given().unwrap_or_else(|error| error.exit());
-    let guard = match guard::arm(Deadline(started + options.timeout), false, last_words) {
+    let guard = match guard::arm(options.deadline(started), false, last_words) {
         Ok(guard) => guard,
         Err(error) => return refuse(&format!("cannot start a thread: {error}")),
     };
@@ -33,7 +32,7 @@ pub fn by_hand(started: Duration) -> ExitCode {
         Ok(options) => options,
         Err(error) => return refuse(&in_short(&error)),
     };
-    let deadline = Deadline(started + options.timeout);
+    let deadline = options.deadline(started);
     guard.set_deadline(deadline);
     if options.explain {
         // It neither waits for the lock nor leaves its verdict to others: the service must not notice.

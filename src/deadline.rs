@@ -25,6 +25,7 @@ impl Deadline {
     pub fn earlier(self, span: Duration) -> Deadline {
         Deadline(self.0.saturating_sub(span))
     }
+
     /// The time that is left; zero once the moment has passed.
     pub fn left(self) -> Duration {
         self.0.saturating_sub(since_boot())

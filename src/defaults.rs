@@ -355,6 +355,7 @@ mod tests {
             "EXTRA_OPTS=--pool\nEXTRA_OPTS=",
             "EXTRA_OPTS=\"--pool-size=3 --no-pool\"",
             "OTHER=--pool",
+            "EXTRA_OPTS=$(other)\n # not --pool",
         ] {
             assert!(!is_in_a_pool(text.as_bytes()), "{text:?}");
         }

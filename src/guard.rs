@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_millis(200);
 const AFTERMATH: Duration = Duration::from_millis(2500);
 
 /// Room for the guard's stack, in bytes.
-const STACK: usize = 64 * 1024;
+const STACK: usize = 65_536;
 
 /// What a check is doing.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::cache::MAX_AGE;
+use crate::deadline::Deadline;
 use crate::machine::{is_missing, read_file};
 use crate::settings::{Line, line};
 
@@ -105,6 +106,11 @@ impl Options {
         };
         let command = with_settings(Options::command(), &text)?;
         Ok(Options::from_arg_matches(&command.try_get_matches()?)?)
+    }
+
+    /// The deadline of a check whose process started at `started`, since boot.
+    pub fn deadline(&self, started: Duration) -> Deadline {
+        Deadline(started + self.timeout)
     }
 }
 

@@ -42,11 +42,15 @@ pub fn serve(connection: Connection, started: Duration) {
         Err(error) => {
             // Where there is no room for a thread, there is none for s9s.
             log::fault(&format!("{}: {error}", Reason::S9sNotStarted.code()));
-            client.read_request(Deadline(started + READING.min(timeout / 2)));
+            client.read_request(reading_deadline(started, timeout));
             client.answer(Verdict::Unknown(Reason::S9sNotStarted));
         }
     }
     connection.linger();
+}
+
+fn reading_deadline(started: Duration, timeout: Duration) -> Deadline {
+    Deadline(started + READING.min(timeout / 2))
 }
 
 #[derive(Clone)]
@@ -64,8 +68,9 @@ impl Client {
         let checked = or_internal_error(|| {
             let options = options?.with_settings_file().map_err(|error| refuse(&error))?;
             timeout = options.timeout;
-            guard.set_deadline(Deadline(started + timeout));
-            Ok(check(&options, Asker::Client, Deadline(started + timeout), guard))
+            let deadline = options.deadline(started);
+            guard.set_deadline(deadline);
+            Ok(check(&options, Asker::Client, deadline, guard))
         });
         let mut checked = checked.and_then(|checked| checked);
         let publish = |checked: &mut Result<Checked, Reason>| {
@@ -75,7 +80,7 @@ impl Client {
         if !self.read_request(Deadline(started)) {
             // The others must not wait for a request that is still on its way.
             publish(&mut checked);
-            self.read_request(Deadline(started + READING.min(timeout / 2)));
+            self.read_request(reading_deadline(started, timeout));
         }
         let verdict = match &checked {
             Ok(checked) => checked.verdict(Deadline(started + timeout)),

@@ -124,7 +124,9 @@ fn whatever_blocks_the_client_has_its_answer_at_the_deadline_and_the_process_is_
 #[test]
 fn the_answer_does_not_wait_for_the_entry_to_be_written() {
     let cluster = Cluster::new();
-    let check = cluster.leader().command();
+    // The entry is late for the check's deadline as well: that must not make a second answer.
+    let mut check = cluster.leader().command();
+    check.args(["--timeout", "1"]);
     let mut traced = starting("strace", &check);
     traced.args([
         "-f",
@@ -132,7 +134,7 @@ fn the_answer_does_not_wait_for_the_entry_to_be_written() {
         "-o",
         "/dev/null",
         "-e",
-        "inject=symlink,symlinkat,rename:delay_enter=1s",
+        "inject=symlink,symlinkat,rename:delay_enter=2s",
     ]);
     let mut client = connect(traced.arg(check.get_program()));
     let start = Instant::now();
@@ -142,7 +144,7 @@ fn the_answer_does_not_wait_for_the_entry_to_be_written() {
     drop(client.stream);
     exits(&mut client.responder);
     assert!(
-        start.elapsed() > Duration::from_secs(1),
+        start.elapsed() > Duration::from_secs(2),
         "it was written after the answer"
     );
 }
@@ -441,14 +443,14 @@ fn a_settings_file_holds_for_every_check_and_its_faults_are_named() {
     let cluster = Cluster::new();
     let log = Log::open(&cluster);
     let node = cluster.leader();
+    // On the folder, because the machine may not have the file.
+    let script = format!(
+        "mount -t tmpfs tmpfs /etc/default; cp {}/settings /etc/default/cmonhachk; exec \"$@\"",
+        cluster.folder.path().display()
+    );
     let with = |text: &str, arguments: &[&str]| {
-        let settings = cluster.folder.write("settings", text);
+        cluster.folder.write("settings", text);
         let command = logging(&node, arguments);
-        // The folder, for the file is most likely not there to be replaced.
-        let script = format!(
-            "mount -t tmpfs tmpfs /etc/default; cp {} /etc/default/cmonhachk; exec \"$@\"",
-            settings.display()
-        );
         let mut client = connect(&mut in_namespaces(&["--mount"], &script, &command));
         client.send(GET);
         client.answer()
@@ -462,6 +464,10 @@ fn a_settings_file_holds_for_every_check_and_its_faults_are_named() {
     let lines = log.lines();
     let expected = "<27>bad-arguments: /etc/default/cmonhachk, line 2: invalid value 'never'";
     assert!(lines[0].starts_with(expected), "{lines:?}");
+    let by_hand = in_namespaces(&["--mount"], &script, &node.command()).output().unwrap();
+    let said = String::from_utf8(by_hand.stderr).unwrap();
+    assert!(said.contains(&expected["<27>bad-arguments: ".len()..]), "{said}");
+    assert_eq!(by_hand.status.code(), Some(2));
     cluster.behaves("hang");
     let start = Instant::now();
     assert_eq!(
@@ -473,4 +479,12 @@ fn a_settings_file_holds_for_every_check_and_its_faults_are_named() {
         with("CMONHACHK_TIMEOUT=60", &["--max-age", "0", "--timeout", "0.3"]),
         unknown("s9s-timeout")
     );
+    cluster.behaves("slow 2");
+    assert_eq!(with("CMONHACHK_TIMEOUT=5", &["--max-age", "0"]), LEADER);
+    if Uid::effective().is_root() {
+        let _scanner = scanner_that_hangs(&node.defaults);
+        let start = Instant::now();
+        assert_eq!(with("CMONHACHK_TIMEOUT=0.3", &["--max-age", "0"]), unknown("stuck"));
+        assert!(start.elapsed() < Duration::from_millis(1300), "{:?}", start.elapsed());
+    }
 }
