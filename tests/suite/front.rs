@@ -1,20 +1,18 @@
 //! deploy/front/cmonhachk-front on three nodes that were booted for it, each with the responder, a UI,
 //! the real HAProxy and keepalived, and a client beside them; a switch joins them.
 
+mod article;
 mod site;
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::net::TcpStream;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Instant;
 
 use site::*;
 
-use crate::cluster::{AtEnd, Folder, project, wait_until};
+use crate::cluster::{Folder, project, wait_until};
 
 #[test]
 fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
@@ -47,7 +45,7 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     );
 
     // A reload keeps a session, and the address; an update of haproxy makes one.
-    let (session, _) = site.visit(VIRTUAL).unwrap();
+    let (session, _) = site.visit(VIRTUAL, 81).unwrap();
     site.nodes[0].run(
         "systemctl reload keepalived; cd /usr/sbin; cp haproxy new; mv new haproxy
          dpkg-trigger --by-package=haproxy /usr/sbin/haproxy; dpkg --triggers-only --pending",
@@ -85,22 +83,11 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     site.stays_on(fourth);
     drop(stranger);
 
-    // Whom a start finds waiting is sent to the leader alone.
-    let over = AtomicBool::new(false);
-    let replies = thread::scope(|scope| {
-        let _end = AtEnd(&over);
-        let users = scope.spawn(|| {
-            let mut replies = HashMap::new();
-            while !over.load(Ordering::Relaxed) {
-                *replies.entry(site.user_gets("10.0.0.103")).or_insert(0) += 1;
-            }
-            replies
-        });
+    // HAProxy sends users who wait for its start to the leader alone.
+    let replies = site.replies_during(("10.0.0.103", 81), || {
         for _ in 0..3 {
             site.nodes[2].run("systemctl restart cmonhachk-front; sleep 1.5");
         }
-        over.store(true, Ordering::Relaxed);
-        users.join().unwrap()
     });
     assert!(replies[&Some("node2".to_string())] > 10, "{replies:?}");
     assert!(!replies.keys().flatten().any(|name| name != "node2"), "{replies:?}");

@@ -1,16 +1,17 @@
 //! Three nodes that are booted, a switch between them, and a client beside them.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::cluster::{Cluster, Daemon, wait_until};
+use crate::cluster::{AtEnd, Cluster, Daemon, wait_until};
 use crate::failover::Ui;
 use crate::node::DEB;
 use crate::systemd::Systemd;
@@ -171,8 +172,8 @@ impl Site {
     }
 
     /// A user's session, and the name of the node that it is on.
-    pub fn visit(&self, address: &str) -> Option<(TcpStream, String)> {
-        let address = SocketAddr::from((address.parse::<IpAddr>().unwrap(), 81));
+    pub fn visit(&self, address: &str, port: u16) -> Option<(TcpStream, String)> {
+        let address = SocketAddr::from((address.parse::<IpAddr>().unwrap(), port));
         inside(&self.network.file(), || {
             let mut session = TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok()?;
             session.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
@@ -183,7 +184,26 @@ impl Site {
     }
 
     pub fn user_gets(&self, address: &str) -> Option<String> {
-        self.visit(address).map(|(_, name)| name)
+        self.visit(address, 81).map(|(_, name)| name)
+    }
+
+    /// A user goes there again and again while `act` is done: how often to which node, or to none.
+    pub fn replies_during(&self, (address, port): (&str, u16), act: impl FnOnce()) -> HashMap<Option<String>, u32> {
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let end = AtEnd(&over);
+            let user = scope.spawn(|| {
+                let mut replies = HashMap::new();
+                while !over.load(Ordering::Relaxed) {
+                    let name = self.visit(address, port).map(|(_, name)| name);
+                    *replies.entry(name).or_insert(0) += 1;
+                }
+                replies
+            });
+            act();
+            drop(end);
+            user.join().unwrap()
+        })
     }
 
     /// The address goes from one node to another, and users with it. Never do two have it.
