@@ -4,7 +4,7 @@
 #     deploy/build.sh [--target TRIPLE]
 #
 # The target is musl on this machine's processor unless TRIPLE names another. Needs a Rust toolchain
-# (1.89 or later) and a C linker. Where the musl target cannot be had, it builds for the host.
+# (1.89 or later) and a C linker. If the musl target cannot be installed, it builds for the host.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -34,18 +34,18 @@ if ! has_target "$target"; then
     target=$host
     static=(-C target-feature=+crt-static)
 fi
-# A foreign processor needs a linker that knows it; the toolchain's own does.
+# Another processor needs a linker that supports it; the toolchain's own does.
 if [ "${target%%-*}" != "${host%%-*}" ]; then
     variable=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$target")_LINKER
     export "$variable=${!variable:-rust-lld}"
 fi
 
-# Settings of the builder's own must not change the result.
+# The builder's own settings must not change the result.
 unset CARGO_TARGET_DIR CARGO_BUILD_TARGET CARGO_BUILD_TARGET_DIR CARGO_BUILD_RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 unset RUSTFLAGS RUSTC_WRAPPER
 export SOURCE_DATE_EPOCH=0
 
-# build FLAG...: the builder's paths are taken out of the binary.
+# build FLAG...: removes the builder's paths from the binary.
 build() {
     local flags=("--remap-path-prefix=$project=/cmonhachk" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" "$@")
     local IFS=$'\x1f'

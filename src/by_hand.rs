@@ -22,7 +22,7 @@ pub fn by_hand(started: Duration) -> ExitCode {
         print(&render(verdict, Request::Role, false));
         status(verdict).into()
     };
-    // clap speaks for itself, and so do --help and --version.
+    // clap prints its errors, --help and --version itself, and exits.
     let options = Options::given().unwrap_or_else(|error| error.exit());
     let guard = match guard::arm(options.deadline(started), false, last_words) {
         Ok(guard) => guard,
@@ -35,7 +35,7 @@ pub fn by_hand(started: Duration) -> ExitCode {
     let deadline = options.deadline(started);
     guard.set_deadline(deadline);
     if options.explain {
-        // It neither waits for the lock nor leaves its verdict to others: the service must not notice.
+        // It neither waits for the lock nor publishes its verdict: the service must not notice it.
         let report = find_out(&options, s9s::find(&options.s9s), deadline, &guard);
         guard.enter(Stage::Cache(options.lock_file.clone()));
         let text = explain(&options, &report);

@@ -27,31 +27,31 @@ use crate::verdict::Verdict;
 /// The longest time that options allow. Entries that are older are removed.
 pub const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// What the lock file begins with, if it is not empty: earlier versions kept their verdict in it.
+/// How a lock file that is not empty begins: earlier versions kept their verdict in it.
 const OURS: &[u8] = b"cmonhachk";
 
 /// What a check asks of the cache.
 pub struct Query<'a> {
     /// The lock file.
     pub lock_file: &'a Path,
-    /// What is made where it is missing.
+    /// What is created if the lock file is missing.
     pub missing: Missing,
     /// What decides the verdict.
     pub key: u64,
     /// How old an entry may be.
     pub max_age: Duration,
-    /// How old it may be for a check that waited for the lock: no run takes longer.
+    /// How old an entry may be for a check that waited for the lock: no run takes longer.
     pub timeout: Duration,
-    /// For how long an entry with a hold may hold.
+    /// The longest time for which a hold counts.
     pub backoff: Duration,
-    /// Which credentials a hold must be for.
+    /// The digest of the credentials. A hold for other credentials does not count.
     pub credentials: &'a dyn Fn() -> u32,
-    /// Whether only an entry that says so is usable, and no other.
+    /// Whether maintenance is on. Then only an entry of maintenance is usable, otherwise only the others.
     pub maintenance: bool,
 }
 
 impl Query<'_> {
-    /// Whether the entry may be used that is `limit` old at the most, unless it holds for longer.
+    /// Whether the entry may be used: it is younger than `limit`, or its hold is not over.
     fn allows(&self, entry: &Entry, limit: Duration) -> bool {
         let hold = entry.hold.filter(|hold| hold.credentials == (self.credentials)());
         let limit = hold.map_or(limit, |hold| limit.max(hold.span.min(self.backoff)));
@@ -60,18 +60,18 @@ impl Query<'_> {
     }
 }
 
-/// What is made of a lock file that is missing.
+/// What is created if the lock file is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// The file, and if need be its folder.
+    /// The file, and its folder if that is missing, too.
     FolderIsMade,
-    /// The file, in a folder that is there.
+    /// The file, if its folder is there.
     FileIsMade,
     /// Nothing.
     IsLeft,
 }
 
-/// What a check gets of the cache.
+/// What a check gets from the cache.
 #[derive(Debug)]
 pub enum Turn {
     /// The verdict of another check.
@@ -87,7 +87,7 @@ pub enum Turn {
 pub struct Slot {
     /// The entry before this one, however old.
     pub before: Option<Entry>,
-    /// Why this is not the place beside the lock file of the query, where it is not.
+    /// The error, if the place is not beside the lock file of the query.
     pub instead: Option<anyhow::Error>,
     key: u64,
     boot: Option<String>,
@@ -96,8 +96,8 @@ pub struct Slot {
     _lock: File,
 }
 
-/// Takes a turn: a usable entry, or the lock, for which it waits as long as `guard` lets it. Where
-/// the lock file cannot be used, a folder of the user's own in memory takes its place.
+/// Takes a turn: a usable entry, or the lock. It waits for the lock until `guard` ends the process. If
+/// the lock file cannot be used, the user's own folder in memory replaces it.
 pub fn turn(query: &Query<'_>, guard: &Guard) -> Turn {
     take(query, guard).unwrap_or_else(|error| {
         let error = error.context(format!("lock file {}", query.lock_file.display()));
@@ -125,7 +125,7 @@ fn take(query: &Query<'_>, guard: &Guard) -> Result<Turn> {
     if let Some(entry) = read(&path, query.key).filter(is_fresh) {
         return Ok(Turn::Hit(entry.verdict));
     }
-    // Where no entry could be written beside the lock file, it is in the user's own folder.
+    // An entry that could not be written beside the lock file is in the user's own folder.
     let spare = beside(&private_folder().join("lock"), &name);
     let look = || {
         let entries = [&path, &spare].into_iter().filter_map(|path| read(path, query.key));
@@ -139,7 +139,7 @@ fn take(query: &Query<'_>, guard: &Guard) -> Result<Turn> {
     guard.enter(Stage::Lock(query.lock_file.to_path_buf()));
     wait_for(&lock, query.key)?;
     guard.enter(Stage::Cache(query.lock_file.to_path_buf()));
-    // The holder before may have published. An entry that changed meanwhile is of this boot.
+    // The previous holder may have published. An entry that changed meanwhile is of this boot.
     let now = look();
     if let Some(entry) = &now
         && (is_fresh(entry) || (now != found && query.allows(entry, query.timeout)))
@@ -159,11 +159,11 @@ fn take(query: &Query<'_>, guard: &Guard) -> Result<Turn> {
 
 impl Slot {
     /// Publishes `verdict`, of a run of s9s that began at `from`, and frees the lock. With a hold, s9s
-    /// is not run again before that is over. Returns why the entry is not beside the lock file of the
-    /// query, if it is not.
+    /// is not run again before the hold is over. Returns the error if the entry is not beside the lock
+    /// file of the query.
     ///
     /// # Errors
-    /// The entry cannot be written. The lock is free all the same; the others run s9s themselves.
+    /// The entry cannot be written. The lock is freed anyway; the other checks run s9s themselves.
     pub fn publish(self, verdict: Verdict, from: Duration, hold: Option<Hold>) -> Result<Option<anyhow::Error>> {
         let entry = Entry {
             key: self.key,
@@ -183,7 +183,7 @@ impl Slot {
         Ok(self.instead.or(failed))
     }
 
-    /// Removes useless entries, those of another boot and those past every limit. Called for each new key.
+    /// Removes useless entries: those of another boot and those past every limit. Called for each new key.
     fn sweep(&self) {
         let is_useless = |path: &Path| match target(path).as_deref().map(Entry::decode) {
             Some(Some(entry)) => entry.boot != self.boot || entry.age(since_boot()).is_none_or(|age| age > MAX_AGE),
@@ -198,8 +198,8 @@ impl Slot {
     }
 }
 
-/// The entries of any key that keep s9s from being run, for `backoff` at most, each with the time that
-/// is left.
+/// The entries of all keys whose hold, of `backoff` at most, keeps s9s from being run, each with the time
+/// that is left.
 pub fn holds(lock_file: &Path, backoff: Duration) -> Vec<(Entry, Duration)> {
     let boot = boot_id();
     let folders = [lock_file.parent().map(Path::to_path_buf), Some(private_folder())];
@@ -239,13 +239,13 @@ fn read(path: &Path, key: u64) -> Option<Entry> {
     Entry::decode(&target(path)?).filter(|entry| entry.key == key)
 }
 
-/// The text of a symbolic link of this user's.
+/// The text of a symbolic link that belongs to this user.
 fn target(path: &Path) -> Option<String> {
     let text = fs::read_link(path).ok()?.into_os_string().into_string().ok()?;
     (fs::symlink_metadata(path).ok()?.uid() == Uid::effective().as_raw()).then_some(text)
 }
 
-/// Opens the lock file, and refuses every other file that may be in its place.
+/// Opens the lock file, and refuses any other file in its place.
 ///
 /// # Errors
 /// What is wrong with it, or with its folder.
@@ -270,7 +270,7 @@ pub fn open(path: &Path, missing: Missing) -> Result<File> {
         .create(missing != Missing::IsLeft)
         .truncate(false)
         .mode(0o600)
-        // A FIFO or a device in its place must neither block nor become our terminal.
+        // A FIFO or a device in its place must neither block nor become the controlling terminal.
         .custom_flags(O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
         .open(path)
         .map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
@@ -314,7 +314,7 @@ fn wait_for(file: &File, key: u64) -> Result<()> {
     }
 }
 
-/// A folder in memory that is this user's alone. /dev/shm is sticky: nobody else can replace it.
+/// A folder in memory that belongs to this user only. /dev/shm is sticky: nobody else can replace it.
 fn private_folder() -> PathBuf {
     format!("/dev/shm/cmonhachk-{}", Uid::effective()).into()
 }

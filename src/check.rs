@@ -24,14 +24,14 @@ use crate::reason::{Fault, Reason};
 use crate::s9s;
 use crate::verdict::{Standing, Verdict, verdict};
 
-/// How much of a check's time is left when s9s is killed, at most 3 tenths. So checks that wait for the
+/// The time that a check has left when s9s is killed, at most 3 tenths. Thus checks that wait for the
 /// lock still get the verdict, and HAProxy starts its second try sooner.
 const RESERVE: Duration = Duration::from_millis(450);
 
 /// How long s9s is not run after a first refusal.
 const FIRST_HOLD: Duration = Duration::from_secs(30);
 
-/// What a check saw on its way; what it did not come to is empty.
+/// What a check saw. A field is empty if the check did not get that far.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// The entries of `RPC_BIND_ADDRESSES`.
@@ -49,7 +49,7 @@ pub struct Seen {
 pub struct Report {
     /// What it saw.
     pub seen: Seen,
-    /// What it came to.
+    /// The result.
     pub outcome: Result<Standing, Fault>,
 }
 
@@ -68,7 +68,7 @@ pub struct Publication {
     slot: Slot,
     /// When the run began, since boot.
     from: Duration,
-    /// Whether the run had less than its time, so that a timeout says nothing.
+    /// Whether the run had less time than usual, so that a timeout says nothing about s9s.
     hurried: bool,
     hold: Option<Hold>,
     /// Why this user cannot look for the maintenance file.
@@ -76,8 +76,8 @@ pub struct Publication {
 }
 
 impl Checked {
-    /// The verdict. After the deadline no list makes a leader: the process may have been stopped at
-    /// any moment, and the list is old.
+    /// The verdict. After the deadline no list makes a leader: the process may have been stopped for a
+    /// while, and the list is old.
     pub fn verdict(&self, deadline: Deadline) -> Verdict {
         let verdict = match self {
             Checked::Cached(verdict) => *verdict,
@@ -89,8 +89,8 @@ impl Checked {
         }
     }
 
-    /// Publishes what this check found, once, and frees the lock. With `logs`, logs a verdict that is
-    /// another than the one before.
+    /// Publishes the result of this check, once, and frees the lock. With `logs`, logs a verdict that
+    /// differs from the previous one.
     pub fn publish(&mut self, logs: bool) {
         let Checked::Found(report, publication) = self else {
             return;
@@ -169,14 +169,14 @@ pub fn check(options: &Options, asker: Asker, deadline: Deadline, guard: &Guard)
     Checked::Found(Box::new(report), publication)
 }
 
-/// How long s9s must not be run again: after each refusal twice as long as after the one before, up to
-/// `backoff`, so that a wrong password does not cost the user its account.
+/// How long s9s must not be run again. The time doubles with each refusal, up to `backoff`, so that a
+/// wrong password does not get the user suspended.
 fn hold(report: &mut Report, before: Option<&Entry>, credentials: u32, backoff: Duration) -> Option<Hold> {
     let fault = report.outcome.as_mut().err()?;
     let before = before.and_then(|entry| entry.hold);
     let before = before.filter(|hold| hold.credentials == credentials);
     if fault.reason == Reason::Maintenance {
-        // Afterwards, the span goes on to grow.
+        // After the maintenance, the next refusal doubles this span.
         return before;
     }
     let span = before.map_or(FIRST_HOLD, |hold| hold.span * 2).min(backoff);
@@ -188,14 +188,14 @@ fn hold(report: &mut Report, before: Option<&Entry>, credentials: u32, backoff: 
     Some(Hold { span, credentials })
 }
 
-/// Finds the verdict out without the cache, from this s9s.
+/// Finds the verdict without the cache, with this s9s.
 pub fn find_out(options: &Options, program: Result<PathBuf, Fault>, deadline: Deadline, guard: &Guard) -> Report {
     let mut seen = Seen::default();
     let outcome = way(options, program, deadline, guard, &mut seen);
     Report { seen, outcome }
 }
 
-/// From the defaults file and the list to this node's standing. Notes what it sees in `seen`.
+/// Derives this node's standing from the defaults file and the list. Records what it sees in `seen`.
 fn way(
     options: &Options,
     program: Result<PathBuf, Fault>,
@@ -237,7 +237,7 @@ fn in_service(maintenance: &Path) -> Result<(), Fault> {
     if !machine::exists(maintenance).unwrap_or(false) {
         return Ok(());
     }
-    // Its text is for people; a file that the service's user may not read says as much.
+    // The text is only for people. A file that the service's user may not read counts, too.
     let text = machine::read_file(maintenance).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     Err(Reason::Maintenance.because(anyhow!("{} says: {}", maintenance.display(), text.trim())))

@@ -1,7 +1,7 @@
 //! The configuration that s9s reads: its s9s.conf files, and the keys beside them.
 //!
-//! Source: the genuine client (s9s-tools 1.9). It reads a user's file and a system's; what the first sets
-//! outranks the second.
+//! Source: the genuine client (s9s-tools 1.9). It reads the user's file and the system's; a value in the
+//! first outranks one in the second.
 
 use std::ffi::{OsStr, OsString};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,12 +12,12 @@ use nix::unistd::Uid;
 use crate::machine::{home_of, identity, is_missing, read_file, set};
 use crate::settings;
 
-/// The home folder in which s9s looks: HOME, or the user's own where the environment lacks it.
+/// The home folder that s9s uses: HOME, or the user's own if the environment lacks HOME.
 pub fn home() -> Option<OsString> {
     set("HOME").or_else(|| home_of(Uid::effective()))
 }
 
-/// The s9s.conf files, in the order in which they are asked.
+/// The s9s.conf files; a value in the first counts before one in the second.
 pub fn files() -> [PathBuf; 2] {
     let file = |variable, usual: &str| expand(&set(variable).unwrap_or_else(|| usual.into()));
     [
@@ -34,7 +34,7 @@ fn expand(path: &OsStr) -> PathBuf {
     }
 }
 
-/// Tells these credentials, files and key, from others.
+/// A digest that tells these credentials, the files and the key, from others.
 pub fn digest() -> u32 {
     let files = files();
     let texts: Vec<_> = files.iter().filter_map(|file| read_file(file).ok()).collect();
@@ -49,7 +49,7 @@ pub fn digest() -> u32 {
     (hasher.finish() >> 32) as u32
 }
 
-/// Which files s9s reads, what they say of the user, and which controller is asked, in lines.
+/// In lines: which files s9s reads, what they say about the user, and which controller is asked.
 pub fn describe() -> Vec<String> {
     let mut lines = Vec::new();
     let mut controller = set("CMON_CONTROLLER").map(|url| format!("{} (CMON_CONTROLLER)", url.display()));

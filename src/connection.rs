@@ -22,14 +22,14 @@ use crate::deadline::Deadline;
 use crate::log;
 use crate::request::{self, MAX_HEAD};
 
-/// How long the client's last bytes are waited for after the answer.
+/// How long the check waits for the client's last bytes after the answer.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How long the answer may take to go out. It fits into any socket's buffer, so this is for the
-/// client that a broken network or a hostile peer makes of it.
+/// The longest time for sending the answer. It fits into any socket's buffer, so only a broken
+/// network or a hostile client needs this time.
 const SENDING: Duration = Duration::from_secs(1);
 
-/// How long the client that a listening socket announced is waited for.
+/// How long the check waits for the client that a listening socket has announced.
 const ACCEPTING: Duration = Duration::from_secs(1);
 
 /// How much of a request is read in one turn, in bytes: a health check's whole request.
@@ -50,7 +50,7 @@ impl Connection {
         if !listens && !is_client(output) {
             return None;
         }
-        // Closed first, so that /dev/null has room even where no more than three files may be open.
+        // Close it first: /dev/null then gets a descriptor even if only three files may be open.
         if error {
             let _ = close(STDERR_FILENO);
         }
@@ -71,9 +71,9 @@ impl Connection {
         Some(Connection)
     }
 
-    /// Reads on in the request, of which `head` has been read, until it is complete, the deadline has
-    /// passed, the client has closed its side, or [`MAX_HEAD`] bytes have come. It is read because a
-    /// socket that is closed with unread bytes sends RST, and the client loses the answer.
+    /// Reads more of the request into `head`, until it is complete, the deadline has passed, the client
+    /// has closed its side, or [`MAX_HEAD`] bytes have come. Without this, closing the socket with
+    /// unread bytes would send RST, and the client would lose the answer.
     pub fn read_head(self, head: &mut Vec<u8>, deadline: Deadline) {
         let mut chunk = [0; CHUNK];
         while head.len() < MAX_HEAD && !request::is_complete(head) {
@@ -84,7 +84,7 @@ impl Connection {
         }
     }
 
-    /// Sends the whole answer, and says that nothing more comes.
+    /// Sends the whole answer, then closes this side of the connection.
     pub fn send(self, answer: &[u8]) {
         let deadline = Deadline::from_now(SENDING);
         let mut rest = answer;
@@ -94,7 +94,7 @@ impl Connection {
                 Ok(count) => rest = &rest[count..],
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) if !deadline.passed() => wait_for(PollFlags::POLLOUT, deadline),
-                // A client that did not wait for its answer is no fault of the check.
+                // If a client does not wait for its answer, that is no fault of the check.
                 Err(Errno::EPIPE | Errno::ECONNRESET) => return,
                 Err(errno) => return log::fault(&format!("the answer could not be sent: {errno}")),
             }
@@ -113,7 +113,7 @@ impl Connection {
         while !deadline.passed() && self.receive(&mut dropped, deadline).is_some() {}
     }
 
-    /// Some bytes, or None when there will be none before the deadline.
+    /// Some bytes; None if there are none before the deadline, or the client has closed its side.
     fn receive(self, buffer: &mut [u8], deadline: Deadline) -> Option<usize> {
         loop {
             match recv(STDIN_FILENO, buffer, MsgFlags::MSG_DONTWAIT) {
@@ -127,9 +127,9 @@ impl Connection {
     }
 }
 
-/// Whether standard input, a socket that does not listen, is a client's. Between programs there are
-/// sockets, too: Node's `execFile` gives a child three pairs of them. So a local socket is a
-/// client's only where it is standard output as well, as a super-server makes it.
+/// Whether standard input, a socket that does not listen, is a client's. Programs also use sockets
+/// among themselves: Node's `execFile` gives a child three pairs of them. So a local socket counts as
+/// a client's only if it is standard output as well, as a super-server makes it.
 fn is_client(output_is_the_same: bool) -> bool {
     match family() {
         Some(AddressFamily::Unix) => output_is_the_same && getpeername::<SockaddrStorage>(STDIN_FILENO).is_ok(),
@@ -169,7 +169,7 @@ fn accept() {
 
 fn wait_for(event: PollFlags, deadline: Deadline) {
     let mut socket = [PollFd::new(standard(STDIN_FILENO), event)];
-    // Whatever it returns, the next try to read or write tells.
+    // The result does not matter: the next read or write shows what has happened.
     let _ = poll(&mut socket, deadline.poll_timeout());
 }
 
@@ -179,8 +179,8 @@ fn is_stdin(other: RawFd) -> bool {
     identity(other).is_ok_and(|other| identity(STDIN_FILENO) == Ok(other))
 }
 
-/// A standard descriptor. Not by `std::io::stdin`, which allocates a buffer: a limit on memory must not
-/// make the process speak before its standard error leads to /dev/null.
+/// A standard descriptor. `std::io::stdin` would allocate a buffer. Under a memory limit, that could make
+/// the process write an error before its standard error leads to /dev/null.
 fn standard(fd: RawFd) -> BorrowedFd<'static> {
     // SAFETY: std opens the three descriptors before main, and nobody closes them for good.
     unsafe { BorrowedFd::borrow_raw(fd) }

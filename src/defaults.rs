@@ -68,8 +68,8 @@ impl fmt::Display for Entry {
     }
 }
 
-/// Reads the entries of `RPC_BIND_ADDRESSES` from the defaults file's text, in order, loopback
-/// among them. The last assignment counts; its value is a list separated by commas or blanks.
+/// Reads the entries of `RPC_BIND_ADDRESSES` from the defaults file's text, in order, with loopback.
+/// The last assignment counts; its value is a list separated by commas or blanks.
 ///
 /// # Errors
 /// [`Reason::NoBindAddresses`] where nothing is assigned, [`Reason::DefaultsUnclear`] where a shell
@@ -91,7 +91,7 @@ pub fn is_in_a_pool(text: &[u8]) -> bool {
     }
     match last_assignment(text, "EXTRA_OPTS") {
         Ok(options) => options.is_some_and(|options| has_pool(&options)),
-        // Better no leader than one in a pool.
+        // In doubt it counts as a pool, because a pool must not get a leader.
         Err(_) => text
             .split(|byte| *byte == b'\n')
             .any(|line| !line.trim_ascii().starts_with(b"#") && has_pool(line)),
@@ -142,7 +142,7 @@ fn last_assignment(text: &[u8], name: &str) -> Result<Option<Vec<u8>>, Fault> {
     let assignment = assignment.expect("the pattern is constant and tested");
     let rest = assignment.captures(line).and_then(|parts| parts.get(1));
     let value = rest.and_then(|rest| value(rest.as_bytes()));
-    // A path behind the value is a command that alone gets it.
+    // A path after the value is a command, and only that command gets the value.
     let is_plain = |value: &[u8], next: &[u8]| {
         is_clear
             && !value.contains(&b'/')

@@ -19,7 +19,7 @@ pub struct Entry {
     pub boot: Option<String>,
     /// When the run of s9s began, since boot: the information is as old as that.
     pub from: Duration,
-    /// Until when s9s is not run again.
+    /// How long s9s is not run again, after a refusal.
     pub hold: Option<Hold>,
     /// The verdict.
     pub verdict: Verdict,

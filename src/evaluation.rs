@@ -1,4 +1,4 @@
-//! The evaluation of the list: what it makes of this node.
+//! The evaluation of the list: what it says about this node.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,11 +12,11 @@ use crate::verdict::{Role, Standing};
 
 /// Finds this node in the list, and the role that the list gives it.
 ///
-/// This node's rows are those of any of `entries`; `interfaces` are the addresses that a wildcard
+/// A row is this node's if it matches any of `entries`; `interfaces` are the addresses that a wildcard
 /// among them stands for.
 ///
 /// # Errors
-/// Whatever keeps the list from giving this node a role that it can be held to.
+/// The reason why the list gives this node no certain role.
 pub fn evaluate(entries: &[Entry], interfaces: &[IpAddr], rows: &[Row<'_>]) -> Result<Standing, Fault> {
     if rows.is_empty() {
         return Err(Reason::NoControllers.because(anyhow!("s9s lists no controllers")));

@@ -20,7 +20,7 @@ use crate::verdict::{Verdict, verdict};
 /// The user that the packages run the service as.
 const SERVICE_USER: &str = "cmonhachk";
 
-/// How much is shown of one line, in bytes, and of what s9s printed, in lines.
+/// The limits of what is shown: bytes of one line, and lines of each output of s9s.
 const MAX_LINE: usize = 300;
 const MAX_LINES: usize = 40;
 
@@ -102,7 +102,7 @@ pub fn explain(options: &Options, report: &Report) -> String {
     text
 }
 
-/// `ours` are this machine's addresses, where it tells them.
+/// `ours` are this machine's addresses, if they are known.
 fn describe(entry: &Entry, seen: &Seen, ours: Option<&[IpAddr]>) -> String {
     match entry {
         Entry::Address(address) => match ours {

@@ -17,8 +17,8 @@ use crate::log;
 use crate::process;
 use crate::reason::Reason;
 
-/// How long after its deadline a check may still answer by itself. It counts from when the guard
-/// runs, so that a check that was stopped past its deadline still says by itself why it is late.
+/// How long after its deadline a check may still answer by itself. The time counts from when the guard
+/// runs, so that a check that was stopped past its deadline can still say why it is late.
 const GRACE: Duration = Duration::from_millis(200);
 
 /// How long everything after the answer may take: sending it, lingering, publishing the verdict.
@@ -122,7 +122,7 @@ impl Shared {
         Reason::Stuck
     }
 
-    /// Whether the caller is the first to take the one answer upon itself.
+    /// Whether the caller is the first to claim the one answer.
     fn takes_the_answer(&self) -> bool {
         !self.answered.swap(true, Ordering::SeqCst)
     }
@@ -141,13 +141,13 @@ impl Guard {
         }
     }
 
-    /// Notes what the check does next.
+    /// Records what the check does next.
     pub fn enter(&self, stage: Stage) {
         self.shared.progress().1 = stage;
     }
 
-    /// Takes the one answer upon the check. Does not return where the guard has taken it already
-    /// and is about to end the process.
+    /// Claims the one answer for the check. Does not return if the guard has claimed it already and
+    /// is about to end the process.
     pub fn answer(&self) {
         while !self.shared.takes_the_answer() {
             thread::park();

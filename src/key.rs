@@ -1,7 +1,7 @@
 //! The cache key: a digest of everything that decides the verdict.
 //!
-//! What a person tries out by hand must not be given to HAProxy, and two services must not take each
-//! other's verdict. `--timeout` and `--max-age` are no part of it: they change how a verdict is
+//! HAProxy must not get the result of what a person tries out by hand, and two services must not take
+//! each other's verdict. `--timeout` and `--max-age` are not in the key: they change how a verdict is
 //! reached and used, not what it is.
 
 use std::env;
@@ -14,7 +14,7 @@ use crate::machine::identity;
 use crate::options::Options;
 use crate::s9s::is_loud;
 
-/// Who asks. A person's checks have an entry and a lock of their own.
+/// Who asks. Checks by a person have their own entry and their own lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Asker {
     /// A client, through a super-server.
@@ -40,8 +40,8 @@ pub fn key(options: &Options, asker: Asker, s9s: Option<&Path>) -> u64 {
     options.node.hash(&mut hasher);
     (s9s, s9s.and_then(identity)).hash(&mut hasher);
     environment.hash(&mut hasher);
-    // Which interfaces and controllers there are. Not the mount namespace, for systemd gives every
-    // check one of its own: the files' identities tell what matters of it.
+    // The network namespace decides which interfaces and controllers there are. The mount namespace is
+    // left out, because systemd gives each check its own: the files' identities cover what matters of it.
     identity(Path::new("/proc/self/ns/net"))
         .map(|(device, inode, ..)| (device, inode))
         .hash(&mut hasher);

@@ -17,41 +17,41 @@
 //!                     reason ──────────────────────────┘
 //! ```
 //!
-//! Data goes one way. No step knows the next one's business, and what fails gives a [`reason`].
+//! Data goes one way. No step depends on how the next one works, and a step that fails gives a [`reason`].
 //!
 //! # Which file answers which question
 //!
 //! | file | question |
 //! |---|---|
-//! | [`connection`] | Is there a client, what did it send, and has it got the answer? |
+//! | [`connection`] | Is there a client, what did it send, and did it get the answer? |
 //! | [`request`] | What does the client ask for? |
 //! | [`serve`], [`by_hand`] | In which order, for a client and for a person? |
-//! | [`check`] | How does a check come to its verdict, and what does it leave to the others? |
+//! | [`check`] | How does a check come to its verdict, and what does it publish? |
 //! | [`key`], [`entry`], [`cache`] | Which checks may share a verdict, how is it written, and for how long? |
 //! | [`defaults`], [`settings`] | Who is this node; what do shell-style files say, and what can only a shell tell? |
-//! | [`s9s`], [`conf`] | How is the client run, what do its ends mean, what does it read? |
-//! | [`process`] | How is a program run such that nothing of it is left? |
-//! | [`list`], [`evaluation`] | What does the list say, and what of this node? |
-//! | [`verdict`], [`reason`] | In which words? |
+//! | [`s9s`], [`conf`] | How is s9s run, what does each way to end mean, what does it read? |
+//! | [`process`] | How is a program run so that no process of it is left? |
+//! | [`list`], [`evaluation`] | What does the list say, and what does it say about this node? |
+//! | [`verdict`], [`reason`] | In which words is the result given? |
 //! | [`answer`], [`log`], [`explain`] | What do the client, syslog and a person read? |
 //! | [`guard`], [`deadline`] | What if something blocks? How much time is left? |
 //! | [`options`], [`machine`] | What did the operator ask for? What does the machine say of itself? |
 //!
 //! [`request`], [`settings`], [`defaults`], [`list`], [`evaluation`], [`verdict`], [`entry`] and [`answer`]
-//! are pure: they touch no clock, file or process, and are tested and fuzzed by the million.
+//! are pure: they touch no clock, file or process. All but [`answer`] are fuzzed with millions of inputs.
 //!
 //! # What must always hold
 //!
-//! 1. **Never a 200 that the list did not say.** What is cut, old, unclear or contradictory is unknown.
-//! 2. **One answer.** The guard or the check takes it upon itself, never both, whatever panics.
-//! 3. **In time.** Nothing that can block runs before the guard is armed; it has the last word 200 ms after
-//!    the deadline.
-//! 4. **Nothing left.** No process, no lock, no file that the next check could stumble over.
+//! 1. **Never a 200 that the list did not say.** A cut, old, unclear or contradictory list means unknown.
+//! 2. **One answer.** Either the guard or the check gives it, never both, even after a panic.
+//! 3. **In time.** Nothing that can block runs before the guard is armed. The guard answers at most 200 ms
+//!    after the deadline if the check has not.
+//! 4. **Nothing left.** No process and no lock is left, and no file that disturbs the next check.
 //!
 //! # Where a change belongs
 //!
 //! - A new reason: one row in [`reason`], and the place that gives it. The manual page has to name it.
-//! - Other words of s9s: the tables in [`s9s`]. Another format of the list: [`list`].
+//! - New words from s9s: the tables in [`s9s`]. Another format of the list: [`list`].
 //! - An option: [`options`]; if it decides the verdict, also [`key`].
 //! - Another form of answer: [`request`] and [`answer`].
 

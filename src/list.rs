@@ -10,9 +10,9 @@
 //! ```
 //!
 //! Every column but the last is padded, in bytes, to its widest value or its title, and one space
-//! follows. Values may hold blanks, so only the titles' offsets say where a column starts. COMMENT
-//! is free text, perhaps of several lines, and is never looked at. Without controllers there is the last line only. With
-//! `color = always` in s9s.conf, escape sequences surround fields and one follows the last line.
+//! follows. Values may hold blanks, so only the titles' offsets say where a column starts. COMMENT is
+//! free text, perhaps of several lines, and is not evaluated. Without controllers there is only the last
+//! line. With `color = always` in s9s.conf, escape sequences surround fields and one follows the last line.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use anyhow::{Result, anyhow, bail, ensure};
 use regex::bytes::Regex;
 
-/// What the first column says of a controller.
+/// What the first column says about a controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// `l`: online, and leads.
@@ -47,8 +47,8 @@ pub struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// The address that the row stands for: its IP, or where that is `-` its NAME if that is an
-    /// address. An IPv4-mapped IPv6 address is given as the IPv4 address.
+    /// The row's address: its IP, or, if IP is `-`, its NAME if that is an address. An IPv4-mapped
+    /// IPv6 address is given as the IPv4 address.
     pub fn address(&self) -> Option<IpAddr> {
         let field = if self.ip == b"-" { self.name } else { self.ip };
         let address: IpAddr = std::str::from_utf8(field).ok()?.parse().ok()?;
@@ -56,7 +56,7 @@ impl Row<'_> {
     }
 }
 
-/// Takes the terminal's escape sequences (ECMA-48, section 5.4: CSI) out of what s9s printed.
+/// Removes the terminal's escape sequences (ECMA-48, section 5.4: CSI) from what s9s printed.
 pub fn plain(printed: &[u8]) -> Cow<'_, [u8]> {
     if !printed.contains(&b'\x1b') {
         return Cow::Borrowed(printed);
@@ -65,12 +65,12 @@ pub fn plain(printed: &[u8]) -> Cow<'_, [u8]> {
     sequence.replace_all(printed, &b""[..])
 }
 
-/// Reads a plain list. Strict, because a list that is cut or damaged must never be believed: the
+/// Reads a plain list. It is strict, because a list that is cut or damaged must never be believed: the
 /// header comes first, then a row that fits its columns, and the last line counts the rows. A line that
 /// does not fit continues the COMMENT of the row before it.
 ///
 /// # Errors
-/// The first thing about the text that is no controller list.
+/// The first reason why the text is no controller list.
 pub fn parse(text: &[u8]) -> Result<Vec<Row<'_>>> {
     let mut lines = text.split(|byte| *byte == b'\n').collect::<Vec<_>>();
     while lines.last().is_some_and(|line| line.is_empty()) {
@@ -121,7 +121,7 @@ impl Columns {
         let titles: Vec<(usize, &[u8])> = starts
             .map(|at| (at, header[at..].split(|byte| *byte == b' ').next().unwrap_or_default()))
             .collect();
-        // A client that gains a column before NAME is still understood; one that moves these is not.
+        // A list with a new column before NAME is still read; one with these columns moved is refused.
         match titles.as_slice() {
             [
                 (0, b"S"),
@@ -144,8 +144,8 @@ impl Columns {
             b'-' => State::Offline,
             _ => return None,
         };
-        // Blanks inside NAME are its own; an IP has none, and PORT behind it may be set flush
-        // right, under a title that starts later than its digits.
+        // NAME may hold blanks; an IP has none. PORT, after it, may be right-aligned: its digits may
+        // start before its title.
         let from_ip = line.get(self.ip..)?;
         let mut fields = from_ip.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
         let (ip, port) = (fields.next()?, fields.next()?);

@@ -1,7 +1,7 @@
-//! What the operator is told in syslog: facility daemon, ident `cmonhachk`.
+//! The log lines for the operator in syslog: facility daemon, ident `cmonhachk`.
 //!
-//! Sent to the socket directly and never waited for: the C library's syslog(3) blocks for as long
-//! as the log daemon does not read.
+//! They go directly to the socket, and no check waits for it: the C library's syslog(3) blocks for as
+//! long as the log daemon does not read.
 
 use std::os::unix::net::UnixDatagram;
 use std::process;
@@ -19,7 +19,7 @@ const ERROR: u8 = 3 * 8 + 3;
 const WARNING: u8 = 3 * 8 + 4;
 const NOTICE: u8 = 3 * 8 + 5;
 
-/// Logs that the verdict is another than the one before, with the row or the error that made it.
+/// Logs that the verdict has changed, with the row or the error that it comes from.
 pub fn change(before: Option<Verdict>, outcome: &Result<Standing, Fault>) {
     let now = verdict(outcome);
     if before == Some(now) {
@@ -32,14 +32,14 @@ pub fn change(before: Option<Verdict>, outcome: &Result<Standing, Fault>) {
     }
 }
 
-/// Logs a fault of the check's own: its arguments, its lock file, its code.
+/// Logs a fault of the check itself: its arguments, its lock file, its code.
 pub fn fault(text: &str) {
     line(ERROR, text);
 }
 
 fn line(priority: u8, text: &str) {
     let message = format!("<{priority}>cmonhachk[{}]: {}", process::id(), clean(text, MAX_TEXT));
-    // Without a log daemon there is nobody to tell; the client gets its answer all the same.
+    // Without a log daemon the line is lost; the client still gets its answer.
     let _ = UnixDatagram::unbound().and_then(|socket| {
         socket.set_nonblocking(true)?;
         socket.send_to(message.as_bytes(), SOCKET)
@@ -55,8 +55,8 @@ fn is_bidi(character: char) -> bool {
     )
 }
 
-/// `text` on one line of at most `max` bytes, without characters that steer a terminal: what s9s
-/// printed and what files hold must not forge or reorder what an operator reads.
+/// `text` on one line of at most `max` bytes, without characters that control a terminal: the output
+/// of s9s and the text of files must not forge or reorder what an operator reads.
 pub fn clean(text: &str, max: usize) -> String {
     let mut line = String::new();
     for character in text.chars() {

@@ -1,4 +1,4 @@
-//! What this machine says of itself: its files, users, namespaces and interfaces.
+//! What this machine says about itself: its files, users, namespaces and interfaces.
 
 use std::env;
 use std::ffi::OsString;
@@ -22,7 +22,7 @@ pub const MAX_FILE: u64 = 1024 * 1024;
 /// Reads a regular file of at most [`MAX_FILE`] bytes.
 ///
 /// # Errors
-/// The system's, or that it is no such file.
+/// The system's error, or that the file is not regular or is too large.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     // A FIFO in its place must not block.
     let file = OpenOptions::new()
@@ -48,7 +48,7 @@ pub fn is_missing(error: &Error) -> bool {
 /// Whether there is such a file.
 ///
 /// # Errors
-/// This user may not look.
+/// This user has no right to look there, or the system has another error.
 pub fn exists(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
@@ -57,14 +57,14 @@ pub fn exists(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Tells a file, and what it holds, from others: device, inode, and when it last changed (ctime, which
-/// no program can set). None where there is no such file.
+/// Identifies a file and its content: device, inode, and when it last changed (ctime, which no program
+/// can set). None if there is no such file.
 pub fn identity(path: &Path) -> Option<(u64, u64, i64, i64)> {
     let meta = fs::metadata(path).ok()?;
     Some((meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec()))
 }
 
-/// Tells this boot from others. None where the kernel does not say. Source: proc(5),
+/// Identifies this boot. None if the kernel does not say. Source: proc(5),
 /// /proc/sys/kernel/random/boot_id: 36 characters.
 pub fn boot_id() -> Option<String> {
     let mut text = [0; 36];
@@ -84,7 +84,7 @@ pub fn home_of(user: Uid) -> Option<OsString> {
     (!home.is_empty()).then_some(home)
 }
 
-/// The addresses of the interfaces that are up, loopback left out.
+/// The addresses of the interfaces that are up, without loopback.
 ///
 /// # Errors
 /// [`Reason::InterfacesUnreadable`] with the system's error.

@@ -88,13 +88,13 @@ impl Options {
     /// The options from the arguments and the environment alone. Touches no file.
     ///
     /// # Errors
-    /// The first of them that cannot be used; also `--help` and `--version`.
+    /// The first argument or variable that cannot be used; also `--help` and `--version`.
     pub fn given() -> Result<Options, clap::Error> {
         Options::try_parse()
     }
 
-    /// These options, and the settings file for those that neither the arguments nor the environment
-    /// set.
+    /// These options; those that neither the arguments nor the environment set come from the settings
+    /// file.
     ///
     /// # Errors
     /// A line of the file that cannot be used, with its number.
@@ -128,7 +128,7 @@ fn with_settings(mut command: clap::Command, text: &[u8]) -> Result<clap::Comman
             let id = command.get_arguments().find(has_name)?.get_id().clone();
             Some(command.mut_arg(id, |argument| argument.default_value(value.clone())))
         };
-        // By itself, so that what is wrong with it is found and named whatever outranks it.
+        // Parse it alone, so that an error in it is found and named even if something outranks it.
         set(Options::command())
             .with_context(|| format!("there is no setting {name}"))
             .and_then(|alone| {

@@ -1,8 +1,8 @@
-//! One bounded run of a program, after which nothing of it is left.
+//! One bounded run of a program, after which no process of it is left.
 //!
 //! The program runs in a process group of its own. The group is killed when the program exits and
-//! when its time is up. Where this process itself is killed, the kernel does it (see `tie`).
-//! Processes that have left the group are killed as well, but not in the last case.
+//! when its time is up. If this process itself is killed, the kernel kills the group (see `tie`).
+//! Processes that have left the group are killed as well, except in the last case.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -23,8 +23,8 @@ use nix::unistd::{Pid, getppid, pipe2};
 
 use crate::deadline::{Deadline, since_boot};
 
-/// How long a killed process may take to be gone, before it is left to init. One that waits for a
-/// dead disk or mount does not die even of SIGKILL.
+/// How long to wait until a killed process is gone, before it is left to init. A process that waits
+/// for a dead disk or mount survives even SIGKILL.
 const DYING: Duration = Duration::from_millis(100);
 
 /// How a run ended.
@@ -107,8 +107,8 @@ impl Child {
         })
     }
 
-    /// Collects what the program prints until it exits, its time is up, or it prints too much; then
-    /// nothing of it is left running.
+    /// Collects what the program prints until it exits, its time is up, or it prints too much. Then
+    /// kills what is left of it.
     fn finish(&mut self, deadline: Deadline) -> Ended {
         let ended = loop {
             if self.drain() {
@@ -126,7 +126,7 @@ impl Child {
         };
         let _ = killpg(self.pid, Signal::SIGKILL);
         let status = self.reap();
-        // The rest of its output. What a surviving process might add later is not waited for.
+        // Read the rest of its output, without waiting for what a surviving process might add later.
         let overflow = self.drain();
         match (ended, status) {
             (Some(ended), _) => ended,
@@ -144,16 +144,16 @@ impl Child {
             .fold(false, |overflow, stream| stream.drain() | overflow)
     }
 
-    /// Whether the program itself has exited, and not only one of its children. It is not reaped yet,
-    /// so the number of its group stays its own.
+    /// Whether the program itself has exited, and not only one of its children. It is not reaped here,
+    /// so no other group can get its number yet.
     fn has_exited(&self) -> bool {
         let _ = self.exits.read_signal();
         let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         !matches!(waitid(Id::Pid(self.pid), peek), Ok(WaitStatus::StillAlive))
     }
 
-    /// Waits for the end of the whole group, and kills what has left it. The status is that of the
-    /// program.
+    /// Waits for the end of the whole group, and kills the processes that have left it. Returns the
+    /// program's status.
     fn reap(&self) -> Option<WaitStatus> {
         let patience = Deadline::from_now(DYING);
         let mut status = None;
@@ -186,9 +186,9 @@ impl Child {
     }
 }
 
-/// This process's children. None where the kernel does not tell (proc_pid_task(5), `children`).
+/// This process's children; empty if the kernel does not list them (proc_pid_task(5), `children`).
 fn children() -> Vec<Pid> {
-    // Most often there is none, and to ask that is far cheaper than the first look into /proc.
+    // Usually there is none, and this question is far cheaper than the first look into /proc.
     let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
     if waitid(Id::All, peek) == Err(Errno::ECHILD) {
         return Vec::new();
@@ -201,14 +201,14 @@ fn children() -> Vec<Pid> {
 /// A descriptor that becomes readable when a child has exited. Orphans of the program become
 /// children of this process, so that their end can be waited for as well.
 fn watch_for_exits() -> nix::Result<SignalFd> {
-    // A super-server may have had SIGCHLD ignored; then no exit would be reported.
+    // A super-server may start this process with SIGCHLD ignored; then no exit would be reported.
     // SAFETY: the default action is no handler, so nothing can run at a wrong moment.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
     set_child_subreaper(true)?;
     SignalFd::with_flags(&exit_signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
-/// The signals that every thread must block from its start, for [`run`] reads them.
+/// The signals that every thread must block from its start, because [`run`] reads them.
 pub fn exit_signals() -> SigSet {
     SigSet::from_iter([Signal::SIGCHLD])
 }
@@ -216,10 +216,10 @@ pub fn exit_signals() -> SigSet {
 /// Makes the new process ready for the program: no signal blocked, and tied to its parent.
 fn prepare(held: &OwnedFd, parent: Pid) -> io::Result<()> {
     SigSet::empty().thread_set_mask()?;
-    // For a program that closes the pipe; it covers the program alone.
+    // For a program that closes the pipe. This kills the program only, not its group.
     set_pdeathsig(Signal::SIGKILL)?;
     tie(held)?;
-    // A parent that died before this took effect is told by nobody else.
+    // If the parent died before this took effect, nothing else kills this process.
     if getppid() == parent {
         Ok(())
     } else {
@@ -231,8 +231,8 @@ fn prepare(held: &OwnedFd, parent: Pid) -> io::Result<()> {
 /// kernel kills the whole group.
 ///
 /// The group holds the reading end of a pipe that signals the group (fcntl(2), F_SETSIG) when
-/// something happens to the other end. The parent has that and never writes, so the one thing that
-/// can happen is that the kernel closes it with the parent.
+/// something happens to the other end. The parent has the other end and never writes to it, so this
+/// happens only when the kernel closes it at the parent's end.
 fn tie(held: &OwnedFd) -> io::Result<()> {
     // Source: fcntl(2) and Linux's asm-generic/fcntl.h; the libc crate lacks it for glibc.
     const F_SETSIG: libc::c_int = 10;
@@ -273,7 +273,7 @@ impl Stream {
     fn drain(&mut self) -> bool {
         if let Some(pipe) = &mut self.pipe {
             let room = self.max + 1 - self.bytes.len();
-            // An error is that there is nothing more for now: a pipe that never blocks has no other.
+            // An error means that there is nothing more for now: a non-blocking pipe has no other error.
             if pipe.take(room as u64).read_to_end(&mut self.bytes).is_ok() {
                 self.pipe = None;
             }

@@ -5,8 +5,8 @@ use std::fmt;
 /// Makes the enum, and from the same rows its codes, meanings and advice.
 macro_rules! reasons {
     ($($reason:ident $code:literal $meaning:literal $advice:literal)*) => {
-        /// Why no role can be vouched for. The only words about a failure that a client ever sees
-        /// are [`Reason::code`]; the rest is for the operator.
+        /// Why no role is certain. [`Reason::code`] is the only text about a failure that a client ever
+        /// sees; the rest is for the operator.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Reason {
             $(#[doc = $meaning] $reason,)*
@@ -159,7 +159,7 @@ impl Reason {
         Reason::ALL.into_iter().find(|reason| reason.code() == code)
     }
 
-    /// Whether asking again may cost the user its account.
+    /// Whether asking again may get the user suspended.
     pub fn is_refusal(self) -> bool {
         matches!(self, Reason::S9sRefused | Reason::S9sSuspended)
     }

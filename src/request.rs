@@ -32,7 +32,7 @@ pub fn is_head(received: &[u8]) -> bool {
     from_request_line(received).starts_with(b"HEAD ")
 }
 
-/// What `received` asks for. Everything that is nothing else asks for the role.
+/// What `received` asks for. A request of no other kind asks for the role.
 pub fn request(received: &[u8]) -> Request {
     let head = from_request_line(received);
     if is_agent(head) {

@@ -1,4 +1,4 @@
-//! What is known of s9s: how it is found and run, and what its ends mean.
+//! What is known of s9s: how it is found and run, and what each way to end means.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -71,9 +71,9 @@ pub fn find(program: &Path) -> Result<PathBuf, Fault> {
     }
 }
 
-/// What s9s cannot do without, where the environment lacks it. An init system gives xinetd's
-/// services no HOME, and HOME decides which s9s.conf is read. s9s waits 30 seconds for a silent
-/// controller unless it is told otherwise.
+/// The variables that s9s needs and the environment lacks. An init system gives xinetd's services no
+/// HOME, and HOME decides which s9s.conf is read. By default, s9s waits 30 seconds for a silent
+/// controller.
 fn environment(deadline: Deadline) -> Vec<(&'static str, OsString)> {
     let patience = || Some(deadline.left().as_secs().max(1).to_string().into());
     let defaults: [(&str, &dyn Fn() -> Option<OsString>); 3] = [
@@ -108,7 +108,7 @@ pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
             let here = machine::interface_addresses().unwrap_or_default();
             of_exit(status, &stderr, |address| here.contains(&address))
         }
-        // It was writing to a controller that had closed the connection.
+        // s9s wrote to a controller that had closed the connection.
         Ended::Killed(Signal::SIGPIPE) => Reason::S9sNoTls,
         Ended::Killed(_) => Reason::S9sKilled,
         Ended::TimedOut => Reason::S9sTimeout,
@@ -128,8 +128,8 @@ pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
     Err(reason.because(anyhow!("{} {}{said}{files}", program.display(), ending(run))))
 }
 
-/// What the controller's words mean, in lower case, whether it answered the login (status 3) or the
-/// listing (2). The first that fits: what may cost the user its account comes before what will pass.
+/// The controller's words, in lower case, and what they mean, in its answer to the login (status 3) or to
+/// the listing (2). The first match counts: what may get the user suspended comes before what will pass.
 /// Source: recordings of the genuine client (s9s-tools 1.9).
 const ANSWERS: [(&str, Reason); 6] = [
     ("suspended", Reason::S9sSuspended),
@@ -140,7 +140,7 @@ const ANSWERS: [(&str, Reason); 6] = [
     ("initializ", Reason::S9sTryAgain),
 ];
 
-/// The same of the client's own words, with its status, and last of each status with any other.
+/// The same for the client's own words and its exit status. The last row of a status fits any words.
 const EXITS: [(i32, &str, Reason); 8] = [
     (3, "", Reason::S9sRefused),
     (5, "host '", Reason::S9sNoSuchHost),
@@ -152,7 +152,7 @@ const EXITS: [(i32, &str, Reason); 8] = [
     (6, "", Reason::S9sNoUser),
 ];
 
-/// `is_here` tells this machine's addresses.
+/// `is_here` tells whether an address is this machine's.
 fn of_exit(status: i32, stderr: &str, is_here: impl Fn(IpAddr) -> bool) -> Reason {
     let stderr = stderr.to_lowercase();
     let answer = ANSWERS
@@ -163,7 +163,7 @@ fn of_exit(status: i32, stderr: &str, is_here: impl Fn(IpAddr) -> bool) -> Reaso
     }
     let means = |(exit, text, _): &&(i32, &str, Reason)| *exit == status && stderr.contains(text);
     match EXITS.iter().find(means) {
-        // It was sent on: what it was first told to ask accepts connections.
+        // s9s was redirected: the controller that it asked first accepts connections.
         Some((.., Reason::S9sNoConnection)) if is_elsewhere(&stderr, is_here) => Reason::S9sRedirectFailed,
         Some((.., reason)) => *reason,
         None => Reason::S9sFailed,
@@ -180,7 +180,7 @@ fn is_elsewhere(stderr: &str, is_here: impl Fn(IpAddr) -> bool) -> bool {
         && addresses.all(|address| address.is_ok_and(|address: IpAddr| !address.is_loopback() && !is_here(address)))
 }
 
-/// How a run ended, in words that follow the program's name.
+/// How a run ended, in words that can follow the program's name.
 pub fn ending(run: &Run) -> String {
     let seconds = run.took.as_secs_f64();
     match run.ended {

@@ -16,12 +16,12 @@ use crate::reason::Reason;
 use crate::request;
 use crate::verdict::Verdict;
 
-/// How long a request is waited for, at most half of the check's time.
+/// How long a check waits for the request, at most half of the check's time.
 const READING: Duration = Duration::from_secs(1);
 
 /// Answers `connection`: request -> cache -> s9s -> verdict -> response. `started` is when the process
-/// did, since boot; from then on the answer takes no longer than the options' timeout. What is late of
-/// the request is waited for last: it only decides the answer's form, and must not take time from s9s.
+/// started, since boot; the options' timeout counts from then. A late part of the request is waited for
+/// last: it only decides the form of the answer, and must not take time from s9s.
 pub fn serve(connection: Connection, started: Duration) {
     let client = Client {
         connection,
@@ -33,14 +33,14 @@ pub fn serve(connection: Connection, started: Duration) {
         late.connection.linger();
         0
     };
-    // Up to here and in this, nothing can block. After it, anything may.
+    // Nothing can block up to here, nor in this statement. Everything after it may block.
     let options =
         or_internal_error(|| Options::given().map_err(|error| refuse(&error.into()))).and_then(|options| options);
     let timeout = options.as_ref().map_or(READING, |options| options.timeout);
     match guard::arm(Deadline(started + timeout), true, last_words) {
         Ok(guard) => client.serve(started, options, &guard),
         Err(error) => {
-            // Where there is no room for a thread, there is none for s9s.
+            // If there is no room for a thread, there is none for s9s.
             log::fault(&format!("{}: {error}", Reason::S9sNotStarted.code()));
             client.read_request(reading_deadline(started, timeout));
             client.answer(Verdict::Unknown(Reason::S9sNotStarted));
@@ -56,13 +56,13 @@ fn reading_deadline(started: Duration, timeout: Duration) -> Deadline {
 #[derive(Clone)]
 struct Client {
     connection: Connection,
-    /// What has come of the request.
+    /// The part of the request that has come so far.
     head: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Client {
     fn serve(&self, started: Duration, options: Result<Options, Reason>, guard: &Guard) {
-        // As a rule, all of it is there: a check that is killed must leave nothing unread.
+        // Usually the whole request is there. Read it now: a check that is killed must leave nothing unread.
         self.read_request(Deadline(started));
         let mut timeout = READING;
         let checked = or_internal_error(|| {
@@ -88,11 +88,11 @@ impl Client {
         };
         guard.answer();
         self.answer(verdict);
-        // After the answer, which must not wait for the lock file's disk.
+        // Publish after the answer: the answer must not wait for the lock file's disk.
         publish(&mut checked);
     }
 
-    /// Reads the request until `deadline` at the latest. Whether it is complete.
+    /// Reads the request until `deadline` at the latest. Returns whether it is complete.
     fn read_request(&self, deadline: Deadline) -> bool {
         let mut head = self.head();
         let read = or_internal_error(|| {
@@ -114,8 +114,8 @@ impl Client {
     }
 }
 
-/// Options that cannot be used are the operator's to mend; --help and --version, which are errors to
-/// clap too, have no reader here.
+/// Logs, for the operator, why the options cannot be used. To clap, --help and --version are errors, too;
+/// nobody would read their texts here.
 fn refuse(error: &anyhow::Error) -> Reason {
     log::fault(&format!(
         "{}: {}",
@@ -125,7 +125,7 @@ fn refuse(error: &anyhow::Error) -> Reason {
     Reason::BadArguments
 }
 
-/// A defect of ours must not cost the client its answer, nor be shown to it.
+/// A panic must not cost the client its answer, and must not be shown to the client.
 fn or_internal_error<T>(step: impl FnOnce() -> T) -> Result<T, Reason> {
     panic::set_hook(Box::new(|panic| {
         log::fault(&format!("{}: {panic}", Reason::InternalError.code()));

@@ -34,10 +34,10 @@ pub fn line(text: &[u8]) -> Line {
     assignment().unwrap_or(Line::Other)
 }
 
-/// The value that a shell would see in the rest of an assignment's line, quotes taken off, and what
-/// follows behind a `;`. None where only a shell could tell: variables, commands, an open quote. Blanks
-/// outside quotes are kept, for systemd's `EnvironmentFile=` reads the same file and ends an unquoted
-/// value only at the line's end.
+/// The value that a shell would see in the rest of an assignment's line, without its quotes, and the text
+/// after a `;`. None if only a shell can tell: variables, commands, an open quote. Blanks outside quotes
+/// are kept, because systemd's `EnvironmentFile=` reads the same file and ends an unquoted value only at
+/// the end of the line.
 pub fn value(rest: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut value = Vec::new();
     let mut quote = None;
@@ -64,13 +64,13 @@ pub fn value(rest: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     quote.is_none().then_some((value, next))
 }
 
-/// What a shell has open where a line begins. There, an assignment may be none, or go on.
+/// What a shell has open where a line begins. Inside it, an assignment may have no effect, or go on.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Open {
     quote: Option<u8>,
     /// The line before ends in a backslash, or in `&&`, `||` or `|`.
     continued: bool,
-    /// How many conditionals, loops, functions, and ends of the script.
+    /// How many conditionals, loops and functions are open. An end of the script counts as one, too.
     blocks: usize,
     parentheses: usize,
     /// The word that ends a here-document, and whether tabs may stand before it.
@@ -78,7 +78,7 @@ pub struct Open {
 }
 
 impl Open {
-    /// Goes over one line. Whether it may assign to `name`, in whatever way.
+    /// Reads one line. Returns whether it may assign to `name`, in any way.
     pub fn read(&mut self, line: &[u8], name: &[u8]) -> bool {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let is_mentioned = *self != Open::default() && mentions(line, name);
@@ -138,7 +138,7 @@ impl Open {
         assigns | self.end_word(last, name, &mut is_first) | is_mentioned
     }
 
-    /// Notes what a word opens or closes if it `is_first` of its command. Whether it may assign.
+    /// Records what a word opens or closes if it `is_first` of its command. Returns whether it may assign.
     fn end_word(&mut self, word: &[u8], name: &[u8], is_first: &mut bool) -> bool {
         if word.is_empty() {
             return false;
@@ -158,12 +158,12 @@ impl Open {
         let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
         let letters = word.iter().take_while(|byte| is_name(byte)).count();
         let is_anothers = word[..letters] != *name && word[letters..].starts_with(b"=");
-        // As a command of its own, the name is only an error.
+        // A command that is only the name assigns nothing: it fails.
         runs_others || (!is_anothers && mentions(word, name) && !(was_first && word == name))
     }
 }
 
-/// Whether `name` stands in `text` as a whole, and not to be read there, as `$name` or `${name}`.
+/// Whether `text` has `name` as a whole word, other than to read it: `$name` or `${name}`.
 fn mentions(text: &[u8], name: &[u8]) -> bool {
     let is_part = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || b"_${".contains(byte));
     (0..=text.len().saturating_sub(name.len())).any(|at| {

@@ -1,4 +1,4 @@
-//! The vocabulary: what a check may come to.
+//! The vocabulary: the possible results of a check.
 
 use crate::reason::{Fault, Reason};
 
@@ -9,7 +9,7 @@ pub enum Verdict {
     Leader,
     /// The list says that this node follows.
     Follower,
-    /// The check cannot vouch for either, for this reason.
+    /// The check is certain of neither, for this reason.
     Unknown(Reason),
 }
 
@@ -61,7 +61,7 @@ pub struct Standing {
     pub row: String,
 }
 
-/// The verdict that the outcome of a check comes to.
+/// The verdict that follows from the outcome of a check.
 pub fn verdict(outcome: &Result<Standing, Fault>) -> Verdict {
     match outcome {
         Ok(Standing { role: Role::Leader, .. }) => Verdict::Leader,

@@ -20,7 +20,7 @@ printf 'RPC_BIND_ADDRESSES="127.0.0.1,10.0.0.101"\n' >"$sim/defaults"
 printf 'l\t1.7.4.3565\tsystem\tadmins\t10.0.0.101\t10.0.0.101\t9501\tActing as leader.\n' >"$sim/controllers"
 cp target/dist/cmonhachk tests/sim/s9s "$sim"
 
-# $root, $sim and "$@" are the inner shell's.
+# The inner shell expands $root and $sim.
 # shellcheck disable=SC2016
 answer=$(root=$root sim=$sim unshare --mount sh -euc '
     mount -t proc none "$root/proc"

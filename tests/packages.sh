@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What every script of the tests and the demo shares; sourced by them.
+# What the scripts of the tests and the demo share; they source it.
 
 say() { printf '\n== %s\n' "$*" >&2; }
 fail() {
@@ -12,8 +12,8 @@ export PATH=$PATH:/usr/sbin:/sbin
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
 
-# provide COMMAND:PACKAGE...: installs Debian's package of each command that is missing. A daemon
-# that comes with one neither runs nor starts at boot.
+# provide COMMAND:PACKAGE...: installs Debian's package of each command that is missing. A daemon in
+# such a package neither runs nor starts at boot.
 provide() {
     local pair missing=()
     for pair; do
@@ -25,8 +25,8 @@ provide() {
     "${as_root[@]}" sh -euc "$installation" sh "${missing[@]}"
 }
 
-# Run by root's shell with the packages as arguments. What is installed already keeps its services
-# as they are.
+# Run by root's shell with the packages as arguments. Packages that are installed already keep their
+# services as they are.
 # shellcheck disable=SC2016 # the variables are that shell's
 installation='
     fresh=
@@ -34,7 +34,7 @@ installation='
         state=$(dpkg-query --show --format "\${db:Status-Status}" "$package" 2>/dev/null) || true
         [ "$state" = installed ] || fresh="$fresh $package"
     done
-    # The word of Debian policy, section 9.3.3.1, against starting daemons; another one stays.
+    # This file stops daemons from starting (Debian policy, section 9.3.3.1). An existing one stays.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         trap "rm -f $policy" EXIT

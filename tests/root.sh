@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the root of another Debian, once: target/roots/SUITE, with systemd, and with xinetd to install.
-# Needs root, and the mirror that apt uses here.
+# Makes the root of another Debian, once: target/roots/SUITE, with systemd and the downloaded packages
+# of xinetd. Needs root, and the mirror that apt uses here.
 #
 #     tests/root.sh SUITE
 set -euo pipefail
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 suite=${1:?names a suite}
 packages=systemd,systemd-sysv,netbase,curl,iproute2,procps
-# In the others, rpm would bring Perl with it.
+# In the other suites, rpm would also install Perl.
 if [ "$suite" = trixie ]; then packages=$packages,rpm; fi
 root=$PWD/target/roots/$suite
 mkdir -p target/roots

@@ -3,17 +3,17 @@
 #
 #     tests/run.sh [PART...]
 #
-#     quick   formatting, and every test that needs no daemon: under a minute once it is built
+#     quick   formatting, and tests that need no daemon (with cargo: unit tests): under a minute once built
 #     lint    formatting, clippy, the documentation, shellcheck
-#     package the same packages twice, which lintian and rpmlint have nothing against
-#     suite   unit, property and end-to-end tests, side by side
-#     alone   those that keep all processors busy or measure, one at a time: chaos, load
+#     package the packages are the same bytes when built twice, and lintian and rpmlint accept them
+#     suite   unit, property and end-to-end tests, in parallel
+#     alone   the tests that keep all processors busy or measure, one at a time: chaos, load, two more
 #     older   the binary on an older distribution
 #     demo    deploy/demo.sh shows what it should
 #     bench   the benchmark in its short form
 #
-# Needs the Rust toolchain; installs what else the tests need from Debian's packages. Where
-# cargo-nextest is installed it runs the tests (.config/nextest.toml), otherwise cargo does.
+# Needs the Rust toolchain; installs the other tools for the tests from Debian's packages. If
+# cargo-nextest is installed, it runs the tests (.config/nextest.toml), otherwise cargo does.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -31,8 +31,8 @@ done
 provide curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount \
     ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap mkfs.ext4:e2fsprogs \
     fsfreeze:util-linux mandoc:mandoc lintian:lintian rpmlint:rpmlint pip3:python3-pip
-# openbsd-inetd and xinetd exclude each other, so the one is unpacked beside the other; these are
-# the libraries that it needs.
+# openbsd-inetd and xinetd cannot both be installed, so openbsd-inetd is only unpacked. These are the
+# libraries that it needs.
 inetd=target/tools/openbsd-inetd
 provide "$inetd/usr/sbin/inetd":{libbsd0,libevent-2.1-7,libtirpc3,libwrap0}
 if [ ! -x "$inetd/usr/sbin/inetd" ]; then
@@ -41,7 +41,7 @@ if [ ! -x "$inetd/usr/sbin/inetd" ]; then
 fi
 command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
 
-# Which tests run alone; .config/nextest.toml has the same.
+# The tests that run alone; .config/nextest.toml has the same names.
 alone=(after_a_flood chaos:: load:: stale::no_answer)
 
 # tests PROFILE ARGUMENT...: runs nextest with the profile, or cargo with the arguments.
@@ -55,8 +55,8 @@ tests() {
     fi
 }
 
-# The binary and the packages that users get. The tests ask that binary, and not the one that cargo
-# builds for them.
+# Builds the binary and the packages that users get. The tests use that binary, not the one that
+# cargo builds for them.
 build() {
     deploy/package.sh
     export TESTED_BINARY=$PWD/target/dist/cmonhachk
@@ -71,11 +71,11 @@ quick() {
 lint() {
     cargo fmt --check
     cargo clippy --all-targets --locked --quiet -- -D warnings
-    # The fuzz targets too, without the engine: it is C++ and needs a compiler of its own.
+    # The fuzz targets, too, but without the engine, which needs a C++ compiler.
     cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
     cargo clippy --manifest-path tests/fuzz/Cargo.toml --no-default-features --target-dir target --locked --quiet -- -D warnings
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
-    # What the binary is made of: licences, duplicates and sources, as .deny.toml has it.
+    # The parts of the binary: licences, duplicates and sources, by the rules in .deny.toml.
     if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
     shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/* deploy/*.sh deploy/front/cmonhachk-front deploy/package/{completion,p*,xinetd-p*} .ci/run
 }

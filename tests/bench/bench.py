@@ -24,10 +24,10 @@ LOCK = Path("/run/cmonhachk/lock")
 SCRIPT_LOCK = Path("/run/script.lock")
 RUNS = Path("/run/runs")
 SERVICE = Path("deploy/xinetd/cmonhachk").read_text()
-# What a busy machine or valgrind must not make another answer.
+# Long enough that a busy machine or valgrind does not change the answer.
 PATIENT = ["--timeout", "60"]
 FRESH = [*PATIENT, "--max-age", "0"]
-# All that xinetd hands to its services when an init system has started it.
+# The whole environment that xinetd gives its services when an init system has started it.
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "REMOTE_HOST": "127.0.0.1"}
 REQUEST = b"GET / HTTP/1.1\r\nHost: node\r\n\r\n"
 LEADER = (
@@ -42,7 +42,7 @@ count = itertools.count(1)
 
 
 def check(is_so, what):
-    """A measurement that went wrong is an error and no figure."""
+    """A measurement that went wrong is an error, not a figure."""
     if not is_so:
         sys.exit(f"bench: {what}")
 
@@ -54,8 +54,8 @@ def forget():
 
 
 def fresh_copy(program, to=None):
-    """A copy in a file of its own: where the page cache happens to hold an executable's bytes makes
-    up to a tenth of its start, so that no copy's luck may decide."""
+    """A copy in its own file: the place of an executable's bytes in the page cache makes up to a tenth
+    of its start time, so no single copy may decide the result."""
     copy = OUT / f"{program.name}.{next(count)}"
     shutil.copy(program, copy)
     return copy.rename(to) if to else copy
@@ -93,15 +93,15 @@ def write_list(controllers):
 
 
 def write_defaults(size):
-    """A defaults file of this many bytes. The last assignment counts, and so that all has to be looked
-    at, the one that there is comes first."""
+    """A defaults file of this many bytes. The last assignment counts; the only one comes first, so that
+    the whole file must be read."""
     line = 'RPC_BIND_ADDRESSES="127.0.0.1,10.0.0.101"\n'
     others = "# The port that the controller listens on, 9500 unless set.\nRPC_PORT=9500\n"
     Path("/etc/default/cmon").write_text((line + others * size)[:size])
 
 
 class Spawned(NamedTuple):
-    """A program that has answered: wall and CPU time in milliseconds, most memory in MiB."""
+    """A program that has answered: wall and CPU time in milliseconds, peak memory in MiB."""
 
     took: float
     cpu: float
@@ -109,7 +109,7 @@ class Spawned(NamedTuple):
 
 
 def spawn(*command, expected):
-    """Starts the command on a connection, where it must give the expected answer."""
+    """Starts the command on a connection; it must give the expected answer."""
     done = subprocess.run([OUT / "spawn", *command], env=ENVIRONMENT, capture_output=True)
     figures, _, answer = done.stdout.partition(b"\n")
     check(done.returncode == 0 and answer == expected, f"{command}: {done.stderr} {answer[-1000:]}")
@@ -118,8 +118,8 @@ def spawn(*command, expected):
 
 
 class Xinetd:
-    """xinetd with the deployed service file, for another program and user, on an address of its own:
-    the connections that the one before has closed are in nobody's way."""
+    """xinetd with the deployed service file, for another program and user, on its own address: so the
+    closed connections of the previous one do not disturb it."""
 
     def __init__(self, program, **environment):
         self.program = fresh_copy(program)
@@ -141,7 +141,7 @@ class Xinetd:
             time.sleep(0.01)
 
     def stop(self):
-        """Ends it; the CPU seconds that it and the programs that it started have used."""
+        """Ends it. Returns the CPU seconds that it and the programs that it started have used."""
         self.process.terminate()
         _, _, usage = os.wait4(self.process.pid, 0)
         self.process.returncode = 0
@@ -149,7 +149,7 @@ class Xinetd:
         return usage.ru_utime + usage.ru_stime
 
     def ask(self, checks):
-        """This many checks at one moment. The answers, and the seconds to the last one."""
+        """Makes this many checks at one moment. Returns the answers and the seconds to the last one."""
         begin = last = time.monotonic()
         poll, clients, answers = select.poll(), {}, []
         while len(answers) < checks:
@@ -158,7 +158,7 @@ class Xinetd:
                 client.sendall(REQUEST)
                 clients[client.fileno()] = client, bytearray()
                 poll.register(client, select.POLLIN)
-            # Whether there is room now is not told, so it is looked at again soon.
+            # Nothing announces new room in the queue, so look again soon.
             for number, _ in poll.poll(1):
                 client, answer = clients[number]
                 try:
@@ -176,8 +176,8 @@ class Xinetd:
         return answers, last - begin
 
     def has_room(self):
-        """Whether xinetd's queue, of 64, has room for one more connection. What comes when it is full
-        the kernel drops, and TCP sends it again a second later."""
+        """Whether xinetd's queue, of 64, has room for one more connection. When it is full, the kernel
+        drops what comes, and TCP sends it again a second later."""
         with open("/proc/net/tcp", "rb", buffering=0) as sockets:
             listener = sockets.read(400).splitlines()[1].split()
         # proc(5): the fourth field is the state, 0A for listening, and the fifth the queues.
@@ -186,8 +186,8 @@ class Xinetd:
 
 
 def load(name):
-    """Eight clients that ask without a pause. Right answers a second, CPU microseconds for an answer,
-    and the share of the answers that are right."""
+    """Eight clients that ask without a pause. Returns the right answers a second, the CPU microseconds
+    for an answer, and the share of the right answers."""
     seconds = 1 if SHORT else 4
     # A script that was ended in the middle of a check has left its lock file.
     Path("/run/script.lock").unlink(missing_ok=True)
@@ -204,8 +204,8 @@ def load(name):
     wrong = sum(map(int, errors.groups())) if errors else 0
     others = re.search(r"Non-2xx or 3xx responses: (\d+)", wrk)
     right = int(answers) - (int(others[1]) if others else 0)
-    # That the script answers wrongly when it is asked twice at once is a result; of the others it is
-    # an invalid measurement.
+    # If the script answers wrongly when it is asked twice at once, that is a result. For the others, the
+    # measurement is invalid.
     check(name == "script" or (right == int(answers) and wrong == 0), f"{name} under load: {wrk}")
     return right / float(span), cpu * 1e6 / (int(answers) + wrong), right / (int(answers) + wrong)
 
@@ -234,7 +234,7 @@ def measure_load():
 
 
 def over_s9s(pairs, *names):
-    """What s9s alone takes, and for each of the programs what it takes more than the s9s beside it."""
+    """The times of s9s alone, and for each program how much more it takes than the s9s beside it."""
     commands = {"s9s": [S9S, "controller", "--list", "--long"]} | {name: [PROGRAMS[name], *FRESH] for name in names}
     taken = {name: [] for name in commands}
     for _ in range(pairs):
@@ -275,7 +275,7 @@ def measure_fresh():
 
 
 def callgrind(*command):
-    """The user-space instructions of a process that is started on a connection, until it ends."""
+    """The user-space instructions of a process on a connection, from its start to its end."""
     spawn(*VALGRIND, *command, expected=LEADER)
     return instructions()
 
@@ -288,7 +288,7 @@ def measure_size():
     binary = PROGRAMS["cmonhachk"]
     shared = [binary, *PATIENT, "--max-age", "3600"]
     forget()
-    # The first of these leaves its verdict to the second.
+    # The second of these uses the verdict that the first has published.
     fresh_memory, shared_memory = (spawn(*shared, expected=LEADER).memory for _ in range(2))
     times = {name: [] for name in ("floor", "glibc floor", "cmonhachk")}
     for _ in range(2 if SHORT else 100):
@@ -322,7 +322,7 @@ def measure_stampede(alone):
     rows = []
     for checks, name in itertools.product([1, 10, 50] if SHORT else [1, 10, 50, 400, 1000], PROGRAMS):
         if name == "script" and checks > 50:
-            # So many interpreters want more memory than there may be.
+            # So many interpreters may need more memory than there is.
             continue
         right, runs, last = [], [], []
         for _ in range(1 if SHORT else 5):
@@ -363,7 +363,7 @@ def measure_growth():
 
 
 def system_calls():
-    """Prints those of a shared verdict. The guard's thread makes some more, of its own."""
+    """Prints the system calls of a shared verdict. The guard's thread makes some more."""
     shared = [PROGRAMS["cmonhachk"], *PATIENT, "--max-age", "3600"]
     spawn(*shared, expected=LEADER)
     spawn("/usr/bin/strace", "-o", "/run/strace", *shared, expected=LEADER)

@@ -1,4 +1,4 @@
-// The floor: nothing that xinetd can start for a connection does less. It reads once, writes the
+// The floor: no program that xinetd can start for a connection does less. It reads once, writes the
 // leader's answer and exits, without a C library and its start.
 
 #include <sys/syscall.h>

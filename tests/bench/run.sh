@@ -25,7 +25,7 @@ echo "$(date +%F), $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 echo "$(rustc --version), xinetd $(xinetd -version 2>&1 | head -n 1), load average at the start $(cut -d ' ' -f 1 /proc/loadavg)."
 # The paths of a node, without touching this machine's: /run with the lock file's folder, the
 # defaults file, s9s in the first folder on PATH, and port 9201.
-# Whatever was started ends with it.
+# All processes end with this one.
 # shellcheck disable=SC2016
 exec "${as_root[@]}" unshare --mount --net --pid --fork --kill-child --mount-proc sh -euc '
     mount -t tmpfs bench /run

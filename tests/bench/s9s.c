@@ -10,8 +10,8 @@ static char list[1 << 20];
 
 int main(void)
 {
-    // Started on a connection, to be measured by itself, it takes what the client sends: what is
-    // left unread would make the kernel reset the connection. Under a check, this is /dev/null.
+    // When it is measured alone, on a connection, it reads what the client sends: unread bytes would
+    // make the kernel reset the connection. Under a check, this reads /dev/null.
     if (read(0, list, sizeof list) < 0)
         return 1;
     int runs = open("/run/runs", O_WRONLY | O_APPEND | O_CREAT, 0600);

@@ -3,8 +3,8 @@
 // to the end of its answer, the microseconds of CPU time that it and its children used, and the most
 // memory that it had, in KiB; then the answer.
 //
-// Small and static itself, because a process's most memory counts from its fork, when it still has
-// that of whoever forked it.
+// This program is small and static, because the peak memory of a process counts from its fork, when it
+// still has its parent's memory.
 
 #define _GNU_SOURCE
 

@@ -1,8 +1,8 @@
 //! What must hold for everything that cmonhachk reads, whatever its bytes.
 //!
-//! One function for each thing that is read. It panics where reading it would tell a lie: each
-//! reader is held to a second one, written here as simply as can be. The fuzz targets search for
-//! bytes that make one panic; the test suite replays the bytes that were worth keeping.
+//! One function for each thing that is read. It panics if what was read is wrong: it compares each
+//! reader with a second one, which is written here as simply as possible. The fuzz targets search for
+//! bytes that cause a panic; the test suite replays the bytes that were kept.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -30,11 +30,11 @@ pub fn list(input: &[u8]) {
     let text = uncoloured(printed);
     assert_eq!(list::plain(printed), text, "colour");
     judged(&entries, &text);
-    // Few mutations of a list also correct its count, and without that nothing is read of it.
+    // Few mutations of a list also correct its count, and with a wrong count no row is read.
     judged(&entries, &counted(&text));
 }
 
-/// A list that is believed is whole, and the verdict is what its lines say.
+/// An accepted list is complete, and the verdict is what its lines say.
 fn judged(entries: &[Entry], text: &[u8]) {
     let rows = match list::parse(text) {
         Ok(rows) => rows,
@@ -84,7 +84,7 @@ fn judged(entries: &[Entry], text: &[u8]) {
     assert!(cleaned.len() <= 100 && !cleaned.contains(char::is_control));
 }
 
-/// A row, cut out at the places where the header has its titles.
+/// A row, cut at the positions of the header's titles.
 struct Seen<'a> {
     state: u8,
     name: &'a [u8],
@@ -128,7 +128,7 @@ impl Seen<'_> {
     }
 }
 
-/// The one role that the rows give the node, `l` or `f`: `l` only where no other row has it.
+/// The role that the rows give the node, `l` or `f`; none if its rows differ or several rows have `l`.
 fn role(entries: &[Entry], rows: &[Seen]) -> Option<u8> {
     let states: Vec<u8> = rows
         .iter()
@@ -153,7 +153,7 @@ fn lines(text: &[u8]) -> Vec<&[u8]> {
     text.split(|byte| *byte == b'\n').collect()
 }
 
-/// The text with a last line that counts the lines between it and the first that may be rows.
+/// The text with a new last line: it counts the lines after the first one that may be rows.
 fn counted(text: &[u8]) -> Vec<u8> {
     let lines = lines(text);
     let (_, rest) = lines.split_last().expect("split gives one line at least");
@@ -197,7 +197,7 @@ fn uncoloured(printed: &[u8]) -> Vec<u8> {
     text
 }
 
-/// The words of a list of entries, each as what it is.
+/// The words of a list of entries, each parsed.
 fn entries(value: &[u8]) -> Vec<Entry> {
     let words = value.split(|byte| b", \t\n\r\x0c".contains(byte));
     words.filter(|word| !word.is_empty()).map(bind_entry).collect()
@@ -233,7 +233,7 @@ fn bind_entry(word: &[u8]) -> Entry {
     }
 }
 
-/// The defaults file: its entries are those of the last assignment, and never none.
+/// The defaults file: its entries are those of the last assignment, at least one.
 pub fn defaults(text: &[u8]) {
     let read = bind_addresses(text).map_err(|fault| {
         assert!(!format!("{:#}", fault.detail).is_empty());
@@ -292,20 +292,20 @@ fn assigned(line: &[u8]) -> Option<&[u8]> {
     line.strip_prefix(b"RPC_BIND_ADDRESSES=")
 }
 
-/// Whether there is anything besides plain assignments and comments of one line that a shell could act on.
+/// Whether the text has anything for a shell to act on, besides plain assignments and one-line comments.
 fn may_be_unclear(text: &[u8]) -> bool {
     let has = |text: &[u8], part: &str| text.windows(part.len()).any(|other| other == part.as_bytes());
     let words = [
         "if", "while", "until", "for", "select", "case", "{", "exit", "return", "exec", ".", "source", "eval",
     ];
-    // Named, but not only by an assignment.
+    // The line has the name, and not only in an assignment.
     let names = |line: &[u8]| has(assigned(line).unwrap_or(line), "RPC_BIND_ADDRESSES");
     text.iter().any(|byte| b"\"'`\\$;&|<>()/".contains(byte))
         || words.iter().any(|word| has(text, word))
         || text.split(|byte| *byte == b'\n').any(names)
 }
 
-/// The value, where no shell could see another: in one pair of quotes, or with nothing special.
+/// The value, if no shell could see another: it is in one pair of quotes, or has nothing special.
 fn simple_value(rest: &[u8]) -> Option<&[u8]> {
     let plain = |value: &[u8]| !value.iter().any(|byte| b"\"'\\;&|#".contains(byte));
     let quoted = match rest.trim_ascii() {
@@ -321,7 +321,7 @@ fn is_within(part: &[u8], whole: &[u8]) -> bool {
     part.iter().all(|byte| whole.any(|other| other == byte))
 }
 
-/// The request: complete once and for all, and from then on what it is.
+/// The request: once it is complete, it stays complete and asks for the same.
 pub fn request(received: &[u8]) {
     let head = first_word(received) == Some(b"HEAD");
     assert_eq!(is_head(received), head);
@@ -362,7 +362,7 @@ fn question(received: &[u8]) -> Request {
     let line = text.split_once('\n').map_or(text, |(line, _)| line);
     let line = line.strip_suffix('\r').unwrap_or(line);
     let rest = line.split_once(' ').map(|(_, rest)| rest);
-    // `http://HOST/PATH` is the same question as `/PATH`; the host ends where the target does, too.
+    // `http://HOST/PATH` asks the same as `/PATH`; the host also ends at the end of the target.
     let path = rest.map(|rest| match rest.strip_prefix("http://") {
         Some(rest) => &rest[rest.find(['/', ' ']).unwrap_or(rest.len())..],
         None => rest,
@@ -383,7 +383,7 @@ fn first_word(received: &[u8]) -> Option<&[u8]> {
     Some(&line[..end])
 }
 
-/// A cache entry: what is believed is written in one way only.
+/// A cache entry: an accepted one can be written in one way only.
 pub fn entry(input: &[u8]) {
     let Ok(line) = std::str::from_utf8(input) else { return };
     let Some(entry) = CacheEntry::decode(line) else { return };

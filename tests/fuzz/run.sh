@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Coverage-guided fuzzing of all that cmonhachk reads: RUNS inputs for each target, 10 million
-# unless told, on top of the kept ones. Fails at the first input that breaks a property, needs more
-# than 64 MiB or takes more than 10 seconds. Writes below target/ only.
+# Coverage-guided fuzzing of what cmonhachk reads: RUNS inputs for each target, by default 10 million,
+# in addition to the kept ones. Fails at the first input that breaks a property, needs more than 64 MiB
+# or takes more than 10 seconds. Writes only below target/, except with `keep`.
 #
 #     tests/fuzz/run.sh [RUNS [TARGET...]]
-#     tests/fuzz/run.sh keep [TARGET...]    # afterwards: keeps the fewest found that cover as much
+#     tests/fuzz/run.sh keep [TARGET...]    # afterwards: keeps the fewest inputs with the same coverage
 #
-# Kept in corpus/TARGET/ are the inputs that people wrote, and in corpus/TARGET.hex the others: one
-# on a line, in hexadecimal digits.
+# corpus/TARGET/ keeps the inputs that people wrote; corpus/TARGET.hex keeps the others, one on a line,
+# in hexadecimal digits.
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
@@ -23,7 +23,7 @@ targets=("${@:2}")
 [ "${#targets[@]}" -gt 0 ] || targets=(list defaults request entry)
 kept=tests/fuzz/corpus
 out=target/fuzz
-# The longest input of each, in bytes: some rows of a list, and a little more than a cache entry.
+# The longest input of each target, in bytes: some rows of a list, and a little more than a cache entry.
 declare -A longest=([list]=4096 [defaults]=512 [request]=256 [entry]=160)
 
 command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
@@ -31,8 +31,8 @@ command -v c++ >/dev/null || fail "please install a C++ compiler (g++): the fuzz
 export PATH=$PWD/target/tools/bin:$PATH
 command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --quiet --root target/tools
 
-# Neither a sanitizer nor a nightly toolchain: the code under test has no unsafe block, and the
-# address sanitizer alone takes more memory than an input may.
+# No sanitizer and no nightly toolchain: the code under test has no unsafe block, and the address
+# sanitizer alone needs more memory than an input may use.
 host=$(rustc -vV | sed -n 's/^host: //p')
 programs=$out/$host/release
 mkdir -p "$out"
@@ -53,7 +53,7 @@ unpack() {
 if [ "$runs" = keep ]; then
     for target in "${targets[@]}"; do
         unpack "$target"
-        # The merge adds to its first folder what covers more than the inputs there.
+        # The merge adds to its first folder the inputs that cover more than those there.
         fresh=$out/kept/$target
         rm -rf "$fresh"
         mkdir -p "$out/kept"

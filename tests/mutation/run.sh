@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Mutation test: breaks src/ in every way that cargo-mutants knows, one at a time, and asks whether
-# a test fails. Passes if none lets a change through that mutants.toml does not explain. Takes most
-# of an hour on 2 cores; arguments go to cargo-mutants, for example --file src/request.rs.
+# Mutation test: breaks src/ in every way that cargo-mutants knows, one at a time, and checks whether
+# a test fails. Succeeds if the tests catch every change, except those that mutants.toml explains. Takes
+# most of an hour on 2 cores; arguments go to cargo-mutants, for example --file src/request.rs.
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
@@ -13,25 +13,25 @@ for tool in cargo-mutants cargo-nextest; do
     command -v "$tool" >/dev/null || cargo install --locked --quiet "$tool" --root target/tools
 done
 
-# Tests that are ended leave their folders behind. Not for all tests: some have a /tmp of their own.
+# Killed tests leave their folders here. Not in the second pass: some of its tests have their own /tmp.
 scratch=$(mktemp -d)
-# Some tests check as another user.
+# Some tests run checks as another user.
 chmod 1777 "$scratch"
 trap 'rm -rf "$scratch"' EXIT
 
 rustup target add "$(uname -m)-unknown-linux-musl" >/dev/null 2>&1 || true
 
-# Quick to build again.
+# These make each rebuild quick.
 export CARGO_PROFILE_SUITE_OPT_LEVEL=1 CARGO_PROFILE_SUITE_INCREMENTAL=true
 
-# mutate NEXTEST_PROFILE SECONDS ARGUMENT...: the first word says which tests, see .config/nextest.toml.
-# A mutant is left through when its tests pass.
+# mutate NEXTEST_PROFILE SECONDS ARGUMENT...: the profile selects the tests, see .config/nextest.toml.
+# A mutant is missed if all these tests pass.
 mutate() {
     local tests=$1 seconds=$2 status=0
     shift 2
     cargo mutants --config tests/mutation/mutants.toml --output target --timeout "$seconds" \
         --no-shuffle "$@" -- --profile "$tests" || status=$?
-    # 2: some were left through. 3: the tests on some took too long, which is a failure of theirs.
+    # 2: some mutants were missed. 3: the tests took too long on some; these count as caught.
     case $status in 0 | 2 | 3) ;; *) exit "$status" ;; esac
 }
 

@@ -59,7 +59,7 @@ fn usage_errors_go_to_standard_error_with_claps_status() {
 fn every_option_is_also_a_variable() {
     let cluster = Cluster::new();
     let node = cluster.leader();
-    // The node's own files come by variable already.
+    // Variables already name the node's own files.
     assert_eq!(node.answer(&[]), LEADER);
     let with =
         |name: &str, value: &str| String::from_utf8(node.command().env(name, value).output().unwrap().stdout).unwrap();

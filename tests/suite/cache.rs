@@ -1,4 +1,4 @@
-//! A verdict is given again: for how long, to whom, and from which entries.
+//! A cached verdict: how long it is used, for which checks, and from which entries.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, lchown, symlink};
@@ -51,8 +51,8 @@ fn entries(node: &Node<'_>) -> Vec<(PathBuf, String)> {
         .collect()
 }
 
-/// The one entry that a check on this node leaves when the node leads; then it follows again, and
-/// nothing has been run.
+/// The one entry that a check leaves while this node leads. Afterwards the node follows again, and
+/// the runs are counted from zero.
 fn entry_of_a_leader(node: &Node<'_>) -> (PathBuf, Entry) {
     node.cluster.leads("10.0.0.102");
     assert_eq!(node.get(&["--max-age", "60"]), LEADER);
@@ -277,7 +277,7 @@ fn a_verdict_that_still_counts_is_only_read() {
             assert_eq!(client.answer(), LEADER, "{arguments:?} {variable:?} {how}");
         };
         check("rw");
-        // A check that wants to write cannot, and asks s9s.
+        // A check that has to write cannot, and would ask s9s.
         cluster.leads("10.0.0.102");
         check("ro");
         cluster.leads("10.0.0.101");

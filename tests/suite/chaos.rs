@@ -1,12 +1,11 @@
 //! Everything goes wrong at once, and the answers are still right.
 //!
-//! `CMONHACHK_CHAOS_SECONDS` (see `scale`) is how long it does, `CMONHACHK_CHAOS_SEED` makes the
-//! same events and clients come in the same order again; the seed is printed. It runs alone; see
-//! tests/run.sh.
+//! `CMONHACHK_CHAOS_SECONDS` (see `scale`) sets how long this goes on. `CMONHACHK_CHAOS_SEED` repeats
+//! the same events and clients in the same order; the seed is printed. It runs alone; see tests/run.sh.
 //!
-//! Every connection comes from an address of its own. xinetd logs it with what it did about it, and
-//! a check has it in its environment, so a connection without an answer is laid to the one event
-//! that took it, or to nothing.
+//! Every connection comes from its own address. xinetd logs this address with what it did, and a check
+//! has it in its environment, so each connection without an answer is traced to the one event that
+//! caused this, or to none.
 
 mod accounting;
 mod clients;
@@ -90,7 +89,7 @@ fn whatever_goes_wrong_every_connection_gets_one_right_answer() {
                     let manner = Manner::random(&mut Dice(seed ^ (u64::from(number) << 32)));
                     let outcome = converse(from, machine.address, manner);
                     if !outcome.got.as_ref().is_ok_and(|got| !got.is_empty()) {
-                        // It would be turned away thousands of times a second.
+                        // Otherwise it would be refused thousands of times a second.
                         thread::sleep(Duration::from_millis(20));
                     }
                     outcomes.lock().unwrap().push(outcome);
@@ -108,7 +107,7 @@ fn whatever_goes_wrong_every_connection_gets_one_right_answer() {
     });
     let outcomes = outcomes.into_inner().unwrap();
 
-    // Afterwards all is as if nothing had been.
+    // Afterwards everything works as before.
     wait_until("no check is left", || cluster.processes().is_empty());
     thread::sleep(MAX_AGE);
     assert_eq!(receive(&mut ask(machine.address, GET)), LEADER, "the first check");
@@ -125,7 +124,7 @@ fn whatever_goes_wrong_every_connection_gets_one_right_answer() {
         left == ["xinetd"]
     });
     let descriptors = fs::read_dir(format!("/proc/{}/fd", chaos.xinetd.pid)).unwrap().count();
-    // It may have had its service file open when they were counted at its start.
+    // xinetd may have had its service file open when its descriptors were counted at its start.
     assert!(
         descriptors <= chaos.xinetd.descriptors,
         "xinetd has {descriptors} descriptors"
@@ -139,7 +138,7 @@ fn whatever_goes_wrong_every_connection_gets_one_right_answer() {
         names
     };
     let mut cached = files(machine.disk());
-    // What a check left that was killed while it published, the next one replaces.
+    // The draft of a check that was killed while it published; the next check replaces it.
     cached.retain(|name| !name.ends_with(".new"));
     assert_eq!(cached.remove(0), "lock");
     let is_entry = |name: &String| name.strip_prefix("lock.").is_some_and(|key| key.len() == 16);

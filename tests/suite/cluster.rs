@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use tempfile::TempDir;
 
-/// How long anything may take that the tests wait for.
+/// The longest time that the tests wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const LEADER: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 48\r\nConnection: close\r\n\
@@ -38,7 +38,7 @@ pub fn unknown(code: &str) -> String {
 
 pub const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: node\r\n\r\n";
 
-/// A folder of the test's own, gone with it.
+/// The test's own folder, removed at its end.
 pub struct Folder(TempDir);
 
 impl Folder {
@@ -71,7 +71,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Controllers 10.0.0.101 to 10.0.0.103, the first of which leads.
+    /// Controllers 10.0.0.101 to 10.0.0.103; the first one leads.
     pub fn new() -> Cluster {
         let cluster = Cluster { folder: Folder::new() };
         cluster.leads("10.0.0.101");
@@ -79,12 +79,12 @@ impl Cluster {
     }
 
     /// The same, with copies of the program and of the simulated s9s in its folder, named `cmonhachk`
-    /// and `sim`, such that any user can make its checks.
+    /// and `sim`, so that any user can run its checks.
     pub fn for_any_user() -> Cluster {
         let cluster = Cluster::new();
         fs::set_permissions(cluster.folder.path(), Permissions::from_mode(0o777)).unwrap();
-        // Copied by another process: while this one had the copy open for writing, a child that
-        // another test is starting could have it, too, and then the kernel starts it for nobody.
+        // Another process copies: if this one had the copy open for writing, a child of another test
+        // could inherit that, and the kernel executes no program that is open for writing.
         for (program, name) in [(binary().into(), "cmonhachk"), (simulated_s9s(), "sim")] {
             let mut copy = Command::new("cp");
             assert!(
@@ -120,7 +120,7 @@ impl Cluster {
             .count()
     }
 
-    /// The processes of this cluster's checks that are alive, by what they inherited from them.
+    /// The live processes of this cluster's checks, found by the environment that they inherit.
     pub fn processes(&self) -> Vec<u32> {
         let mark = format!("S9S_SIM={}", self.folder.path().display());
         processes()
@@ -133,7 +133,7 @@ impl Cluster {
             .collect()
     }
 
-    /// Lets a run that behaves as `gate` go on.
+    /// Lets an s9s that behaves as `gate` go on.
     pub fn open_gate(&self) {
         self.folder.write("gate", "");
     }
@@ -235,7 +235,7 @@ impl Node<'_> {
         connect(self.command().args(arguments))
     }
 
-    /// The same where /dev/shm is a folder of the cluster's own: for checks that cache there.
+    /// The same, with the cluster's own folder as /dev/shm: for checks that cache there.
     pub fn connect_in_own_memory(&self, arguments: &[&str]) -> Client {
         let memory = self.cluster.folder.join("memory");
         fs::create_dir_all(&memory).unwrap();
@@ -249,7 +249,7 @@ impl Node<'_> {
         self.connect(arguments).ask()
     }
 
-    /// The same where /dev/shm is a folder of the cluster's own.
+    /// The same, with the cluster's own folder as /dev/shm.
     pub fn get_in_own_memory(&self, arguments: &[&str]) -> String {
         self.connect_in_own_memory(arguments).ask()
     }
@@ -259,8 +259,8 @@ pub fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The binary under test: what deploy/build.sh makes, where tests/run.sh names it. Cargo's own for the
-/// tests is built with the features that the tests' packages ask of ours.
+/// The binary under test: the one that `TESTED_BINARY` names, else that of deploy/build.sh, else cargo's
+/// own. Cargo's has additional features of our dependencies, because the tests need these.
 pub fn binary() -> &'static str {
     static BINARY: LazyLock<String> = LazyLock::new(|| {
         let built = project().join("target/dist/cmonhachk");
@@ -277,7 +277,7 @@ pub fn simulated_s9s() -> PathBuf {
 
 /// A loopback address that nobody else uses.
 pub fn loopback() -> Ipv4Addr {
-    /// The network of this process, which holds a port of its last address for as long as it lives.
+    /// The network of this process: it holds a port of the network's last address until it ends.
     static CLAIM: LazyLock<TcpListener> = LazyLock::new(|| {
         let networks = (64..128).flat_map(|second| (0..=255).map(move |third| Ipv4Addr::new(127, second, third, 255)));
         let mut free = networks
@@ -295,7 +295,7 @@ pub fn loopback() -> Ipv4Addr {
     Ipv4Addr::new(first, second, third, COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// `program`, which is to start the check, in the check's environment and no other.
+/// A command for a `program` that starts the check, with only the check's environment.
 pub fn starting(program: &str, check: &Command) -> Command {
     let mut command = Command::new(program);
     command.env_clear();
@@ -305,7 +305,7 @@ pub fn starting(program: &str, check: &Command) -> Command {
     command
 }
 
-/// The same command, run by a shell script in namespaces of its own; the script ends in `exec "$@"`.
+/// The same command, run by a shell script in its own namespaces; the script ends with `exec "$@"`.
 pub fn in_namespaces(kinds: &[&str], script: &str, command: &Command) -> Command {
     let mut outer = Command::new("unshare");
     if !Uid::effective().is_root() {
@@ -325,7 +325,7 @@ pub fn connect(command: &mut Command) -> Client {
     try_connect(command).unwrap()
 }
 
-/// The same of a command that may not start.
+/// The same for a command that may fail to start.
 pub fn try_connect(command: &mut Command) -> io::Result<Client> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -335,8 +335,8 @@ pub fn try_connect(command: &mut Command) -> io::Result<Client> {
         .stdout(socket.try_clone().unwrap())
         .stderr(socket.try_clone().unwrap())
         .spawn()?;
-    // The command keeps its copies of the socket for the next spawn: with them open here, the
-    // client would never see the end of the connection.
+    // The command keeps its copies of the socket for the next spawn. While they are open here,
+    // the client would never see the end of the connection.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     Ok(Client { stream, responder })
@@ -361,7 +361,7 @@ pub fn sleeps(pid: u32) -> bool {
     status.lines().any(|line| line.starts_with("State:\tS"))
 }
 
-/// Whether the process waits for a file lock that another one holds.
+/// Whether the process waits for a file lock that another process holds.
 pub fn waits_for_a_lock(pid: u32) -> bool {
     let locks = fs::read_to_string("/proc/locks").unwrap();
     let mut waiting = locks.lines().filter(|line| line.contains("->"));
@@ -433,7 +433,7 @@ pub fn receive(stream: &mut TcpStream) -> String {
     answer
 }
 
-/// A daemon that a test has started: ended with it, if it has not ended before.
+/// A daemon that a test has started. It is ended with the test, if it has not ended before.
 pub struct Daemon(pub Child);
 
 impl Daemon {
@@ -451,7 +451,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Tells the other threads of a scope that it is over, also where it ends in a panic.
+/// Tells the other threads of a scope that the scope is over, also after a panic.
 pub struct AtEnd<'a>(pub &'a AtomicBool);
 
 impl Drop for AtEnd<'_> {
@@ -469,8 +469,8 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Whether one of a few attempts succeeds: for what is almost always so, but not on a machine that
-/// is busy at the wrong moment.
+/// Whether one of a few attempts succeeds: for a condition that may fail on a machine that is busy at
+/// the wrong moment.
 pub fn once_in_a_while(attempt: impl FnMut() -> bool) -> bool {
     std::iter::repeat_with(attempt).take(5).any(|succeeded| succeeded)
 }

@@ -114,7 +114,7 @@ fn what_is_sent_late_does_not_reset_the_connection() {
         // The answer is on its way now; the client writes on without reading it.
         client.send(&[b'x'; 100_000]);
         assert_eq!(client.receive(), LEADER);
-        // And after it: to a socket that is closed, the second write would be an error.
+        // It also writes on after the answer: if the socket were closed, the second write would fail.
         for _ in 0..10 {
             client.send(&[b'x'; 1000]);
         }
@@ -156,7 +156,7 @@ fn a_head_is_waited_for_up_to_8_kib_and_no_further() {
     let cluster = Cluster::new();
     let node = cluster.leader();
     assert_eq!(node.get(&["--max-age", "60"]), LEADER);
-    // The verdict lies there, so what is waited for is the head, for at most a second.
+    // The verdict is cached, so the check waits only for the head, for at most a second.
     let after = |request: &[u8]| {
         let mut client = node.connect(&["--max-age", "60"]);
         let start = Instant::now();
@@ -179,8 +179,8 @@ fn a_client_that_never_stops_sending_does_not_keep_the_responder() {
     sender.join().unwrap();
 }
 
-/// Starts a check on a connection that has no room left. A local one, where a byte goes either to
-/// the other side or nowhere.
+/// Starts a check on a connection that has no room left. The connection is local: each byte is either
+/// with the other side or not sent.
 fn connect_without_room(command: &mut Command) -> (UnixStream, Child) {
     let (mut ours, mut socket) = UnixStream::pair().unwrap();
     ours.write_all(GET).unwrap();
@@ -202,7 +202,7 @@ fn an_answer_that_finds_no_room_waits_for_it() {
     let cluster = Cluster::new();
     let node = cluster.leader();
     assert_eq!(node.get(&["--max-age", "60"]), LEADER);
-    // It waits for a second.
+    // The responder waits for room for a second.
     assert!(once_in_a_while(|| {
         let (mut stream, mut responder) = connect_without_room(node.command().args(["--max-age", "60"]));
         wait_until("the responder waits", || {

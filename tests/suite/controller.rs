@@ -1,4 +1,4 @@
-//! The situations of a controller's life: what it says, whom it refuses, and when it is left alone.
+//! The situations of a controller's life: what it says, which logins it refuses, when it is not asked.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use nix::unistd::Uid;
 use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until};
 use crate::syslog::{Log, logging, with_log};
 
-/// What a client with this request and this check is answered.
+/// The answer of this check to a client with this request.
 fn ask(check: &mut Command, request: &str) -> String {
     let mut client = connect(check);
     client.send(request.as_bytes());
@@ -135,7 +135,7 @@ fn an_election_and_a_starting_controller_are_asked_every_time() {
     }
 }
 
-/// The node's check as it would be in so many seconds.
+/// The node's check as it would be after this many seconds.
 fn later(node: &Node<'_>, seconds: u32) -> Command {
     let check = node.command();
     in_namespaces(&["--time", &format!("--boottime={seconds}")], r#"exec "$@""#, &check)
@@ -147,7 +147,7 @@ fn a_wrong_password_costs_a_few_logins_in_ten_minutes() {
     let node = cluster.leader();
     cluster.behaves("wrong-password");
     let mut logins = Vec::new();
-    // Twice a second it would be the same, and twice as long.
+    // Two checks a second would give the same result and take twice as long.
     for second in 0..600 {
         let runs = cluster.runs();
         assert_eq!(

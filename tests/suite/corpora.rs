@@ -1,5 +1,5 @@
-//! The inputs that fuzzing kept, once more: those that people wrote in tests/fuzz/corpus/TARGET/, and
-//! the others in tests/fuzz/corpus/TARGET.hex, one on a line.
+//! Replays the inputs that fuzzing kept: those that people wrote are in tests/fuzz/corpus/TARGET/, the
+//! others in tests/fuzz/corpus/TARGET.hex, one on a line.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! The manual page says what is so.
+//! What the manual page says is true.
 
 use std::fs;
 use std::process::Command;
@@ -29,7 +29,7 @@ fn help() -> Vec<String> {
 fn the_manual_page_has_no_fault_of_form() {
     let page = project().join("deploy/man/cmonhachk.8");
     let output = Command::new("mandoc").args(["-T", "lint"]).arg(page).output().unwrap();
-    // Whether the pages that it refers to are installed here is no fault of it.
+    // A page that it refers to may not be installed here; that is no fault of this page.
     let said = String::from_utf8(output.stdout).unwrap();
     let faults: Vec<&str> = said
         .lines()

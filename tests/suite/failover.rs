@@ -33,12 +33,12 @@ impl Ui {
             for session in listener.incoming() {
                 let mut session = match session {
                     Ok(session) => session,
-                    // Shut down.
+                    // The socket was shut down.
                     Err(error) if error.kind() == ErrorKind::InvalidInput => return,
                     Err(_) => continue,
                 };
                 thread::spawn(move || {
-                    // A health check connects and is gone.
+                    // A health check only connects and closes.
                     if session.write_all(name.as_bytes()).is_ok() {
                         let _ = session.read_to_end(&mut Vec::new());
                     }
@@ -55,13 +55,13 @@ impl Ui {
 
 impl Drop for Ui {
     fn drop(&mut self) {
-        // Ends the wait for a session also where this thread could not connect to the address.
+        // This ends the wait for a session even if this thread could not connect to the address.
         let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
         let _ = self.listener.take().unwrap().join();
     }
 }
 
-/// The whole: what users have before them.
+/// The whole site that users meet.
 struct Site<'a> {
     haproxy: Haproxy,
     front: SocketAddrV4,
@@ -73,13 +73,13 @@ struct Site<'a> {
 const NAMES: [&str; 3] = ["node1", "node2", "node3"];
 
 impl<'a> Site<'a> {
-    /// Starts it with the deployed haproxy.cfg, in which only the addresses and the stats socket's
-    /// path are filled in, and `adapt` changes what the test is not about.
+    /// Starts it with the deployed haproxy.cfg. Only the addresses and the path of the stats socket are
+    /// filled in, and `adapt` changes what the test does not check.
     fn start(cluster: &'a Cluster, arguments: &str, adapt: impl Fn(String) -> String) -> Site<'a> {
         Site::start_on([cluster; 3], arguments, adapt)
     }
 
-    /// The same, where each node has an s9s of its own.
+    /// The same, with a separate s9s for each node.
     fn start_on(clusters: [&'a Cluster; 3], arguments: &str, adapt: impl Fn(String) -> String) -> Site<'a> {
         let cluster = clusters[0];
         let addresses = ["10.0.0.101", "10.0.0.102", "10.0.0.103"];
@@ -123,7 +123,7 @@ impl<'a> Site<'a> {
             .collect()
     }
 
-    /// A user's session: connected through HAProxy to the node that it names. None: nobody there.
+    /// A user's session through HAProxy, and the name of its node. None if no node answers.
     fn visit(&self) -> Option<(TcpStream, String)> {
         let mut session = TcpStream::connect(self.front).ok()?;
         session.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -183,7 +183,7 @@ fn users_are_on_the_new_leader_within_three_seconds_and_stay_there() {
     assert_eq!(site.up(), ["node2"]);
 }
 
-/// What becomes of the old leader.
+/// What happens to the old leader.
 #[derive(Clone, Copy, Debug)]
 enum Failover {
     /// It follows.
@@ -192,12 +192,12 @@ enum Failover {
     Dies,
     /// Its controller accepts connections and says nothing.
     Freezes,
-    /// It says for another 1.5 s that it leads.
+    /// For another 1.5 s, it still says that it leads.
     Lags,
 }
 
-/// Moves the leadership to and fro. How long it took each time until a user was on the new leader to
-/// stay, and how many requests failed meanwhile.
+/// Moves the leadership back and forth. Returns for each move how long it took until the first user was
+/// on the new leader, and how many requests failed meanwhile.
 fn fail_over(kind: Failover, count: usize) -> Vec<(Duration, usize)> {
     let clusters = [Cluster::new(), Cluster::new(), Cluster::new()];
     let site = Site::start_on([&clusters[0], &clusters[1], &clusters[2]], "", |configuration| {
@@ -207,7 +207,7 @@ fn fail_over(kind: Failover, count: usize) -> Vec<(Duration, usize)> {
     let mut figures = Vec::new();
     for round in 0..count {
         let (old, new) = (round % 2, (round + 1) % 2);
-        // At another moment of the checks' second each time.
+        // Each time at another moment of the second between two checks.
         thread::sleep(Duration::from_millis(1500 + round as u64 * 370 % 1000));
         let moved = Instant::now();
         match kind {
@@ -307,7 +307,7 @@ fn in_every_transition_the_right_node_is_up_and_nobody_is_stuck() {
     clusters[0].behaves("list");
     becomes(&site, "the unknown one follows", &["node2"]);
 
-    // The agent and the check die together, for they are one port.
+    // The agent and the check stop together, because they share one port.
     let ip = *site.nodes[0].address.ip();
     drop(site.nodes.remove(0));
     becomes(&site, "a follower's port is closed", &["node2"]);
@@ -339,7 +339,7 @@ fn while_two_nodes_answer_200_users_are_sent_to_one_of_them_alone() {
     let cluster = Cluster::new();
     let site = Site::start(&cluster, "", |configuration| configuration);
     assert_eq!(site.user_gets().as_deref(), Some("node1"));
-    // A second cluster's node, which leads, in the place of a follower: both lead now.
+    // A follower gets the leader's address, as if it were a second cluster's leader: now two nodes lead.
     cluster
         .folder
         .write("defaults-10.0.0.103", "RPC_BIND_ADDRESSES=10.0.0.101\n");
@@ -347,7 +347,7 @@ fn while_two_nodes_answer_200_users_are_sent_to_one_of_them_alone() {
     for _ in 0..50 {
         assert_eq!(site.user_gets().as_deref(), Some("node1"));
     }
-    // And where the first of them goes, they all go together.
+    // When that node goes down, all users move to the other one together.
     cluster
         .folder
         .write("defaults-10.0.0.101", "RPC_BIND_ADDRESSES=10.0.0.102\n");
@@ -365,14 +365,14 @@ fn while_two_nodes_answer_200_users_are_sent_to_one_of_them_alone() {
 #[test]
 fn one_lost_check_in_ten_takes_nobody_down() {
     let cluster = Cluster::new();
-    // All spans a fifth of the deployed ones, so that sixty checks take no minute.
+    // Checks five times as often as deployed, so that sixty of them take less than a minute.
     let site = Site::start(&cluster, "--timeout 1.5 --max-age 0.2", |configuration| {
         let spans = "inter 1s fastinter 1010ms downinter 250ms";
         assert!(configuration.contains(spans));
         configuration.replace(spans, "inter 200ms fastinter 220ms downinter 200ms")
     });
     cluster.behaves("flaky 10");
-    // Failed checks of the leader: the followers' are down anyway, and everybody's runs count.
+    // Only the leader's failed checks count: the followers are down anyway. The runs of all nodes count.
     let failed = || site.haproxy.server("role", "node1")["chkfail"].parse::<u32>().unwrap();
     let before = (failed(), cluster.runs());
     wait_until("sixty checks of each node were made", || {
@@ -394,7 +394,7 @@ fn when_every_s9s_hangs_nobody_is_up_and_the_statistics_say_why() {
     cluster.behaves("hang");
     wait_until("nobody is up", || site.up().is_empty());
     assert_eq!(site.user_gets(), None);
-    // It is not shown while the next check is under way.
+    // HAProxy does not show the reason while the next check is under way.
     for name in NAMES {
         wait_until("the node's reason is known", || {
             site.haproxy.server("role", name)["last_chk"] == "unknown s9s-timeout"
@@ -440,7 +440,7 @@ fn users_are_not_sent_to_a_leader_whose_ui_is_down() {
 fn nobody_is_sent_to_a_follower_or_away_while_haproxy_reloads() {
     let cluster = Cluster::new();
     let site = Site::start(&cluster, "", |configuration| configuration);
-    // The one that is checked last.
+    // node3 is checked last.
     cluster.leads("10.0.0.103");
     wait_until("the leader is up", || site.up() == ["node3"]);
     let nobody_was_refused = || {
@@ -458,7 +458,7 @@ fn nobody_is_sent_to_a_follower_or_away_while_haproxy_reloads() {
             });
             for _ in 0..3 {
                 site.haproxy.reload();
-                // Until it has checked every node, and a little longer.
+                // By then it has checked every node, and a little more time has passed.
                 thread::sleep(Duration::from_millis(1500));
             }
             over.store(true, Ordering::Relaxed);

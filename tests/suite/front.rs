@@ -1,5 +1,5 @@
-//! deploy/front/cmonhachk-front on three nodes that were booted for it, each with the responder, a UI,
-//! the real HAProxy and keepalived, and a client beside them; a switch joins them.
+//! deploy/front/cmonhachk-front on three nodes that are booted for it, each with the responder, a UI and
+//! the real HAProxy and keepalived. A switch connects them and a client.
 
 mod article;
 mod site;
@@ -44,7 +44,7 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
         "{metrics}"
     );
 
-    // A reload keeps a session, and the address; an update of haproxy makes one.
+    // A reload keeps a session and the address; an update of haproxy causes such a reload.
     let (session, _) = site.visit(VIRTUAL, 81).unwrap();
     site.nodes[0].run(
         "systemctl reload keepalived; cd /usr/sbin; cp haproxy new; mv new haproxy
@@ -57,7 +57,7 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     site.stays_on("node1");
     assert!(is_open(&session));
 
-    // HAProxy's worker or its master is killed, a cable is cut: it moves, and does not jump back.
+    // HAProxy's worker or master is killed, a cable is cut: the address moves, and does not move back.
     site.nodes[0].run("kill -KILL $(pgrep --parent $(systemctl show --property MainPID --value cmonhachk-front))");
     let second = site.moves_from("node1");
     site.stays_on(second);
@@ -69,7 +69,7 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     site.network.ip(&format!("link set {third} up"));
     wait_until("one node has the address", || site.holders(VIRTUAL) == [fourth]);
 
-    // A stranger with the same router id and a higher priority gets nobody to give it up.
+    // No node gives up the address for a stranger with the same router id and a higher priority.
     let folder = Folder::new();
     let file = folder.write("stranger", STRANGER);
     let [file, pid, vrrp] = [file, folder.join("pid"), folder.join("vrrp")].map(|path| path.display().to_string());
@@ -83,7 +83,7 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     site.stays_on(fourth);
     drop(stranger);
 
-    // HAProxy sends users who wait for its start to the leader alone.
+    // Users who wait while HAProxy starts are sent to the leader only.
     let replies = site.replies_during(("10.0.0.103", 81), || {
         for _ in 0..3 {
             site.nodes[2].run("systemctl restart cmonhachk-front; sleep 1.5");
@@ -115,7 +115,7 @@ fn a_new_node_that_the_others_do_not_know_is_told_so_and_serves_when_they_do() {
     wait_until("one node has the address", || site.holders(VIRTUAL).len() == 1);
     site.nodes[2].succeeds("");
 
-    // In another network than the nodes' addresses, from which nobody may look at the statistics.
+    // The address is in a network without the nodes' addresses, which may not see the statistics.
     site.network.ip("link add second up type bridge");
     for node in &site.nodes {
         node.succeeds("--remove");
@@ -136,7 +136,7 @@ fn a_new_node_that_the_others_do_not_know_is_told_so_and_serves_when_they_do() {
 
 const HAPROXY_CFG: &str = "global\n    stats socket /run/operator.sock\ndefaults\n    mode tcp\n    timeout connect 5s\n    \
     timeout client 1h\n    timeout server 1h\nlisten stats\n    bind :8443\n    server own 127.0.0.1:443\n";
-/// Without an end of the last line, and with a script as the article has it, to which keepalived's test objects.
+/// The last line has no line end, and keepalived's test objects to the script, which is as in the article.
 const KEEPALIVED_CONF: &str = "global_defs {\n    vrrp_version 2\n}\n\tinclude own.conf\nvrrp_script own {\n    \
     script \"killall -0 haproxy\"\n    weight 2\n}\nvrrp_instance own {\n    track_script {\n        own\n    }\n    interface eth1\n    \
     virtual_router_id 7\n    priority 100\n    virtual_ipaddress {\n        10.0.0.77/24\n    }\n}";
@@ -174,10 +174,10 @@ fn what_an_operator_has_is_neither_changed_nor_restarted() {
                 .contains("Removes /etc/keepalived/cmonhachk.conf\n")
         );
         assert_eq!(node.state(), state);
-        // The package takes it out as well when it is removed.
+        // Removing the package removes the front as well.
         match node.name {
             "node3" => node.run("mv /usr/sbin/haproxy /usr/bin/curl /opt; dpkg --remove cmonhachk"),
-            // Also where somebody has removed our file.
+            // This works even if somebody has removed our file.
             "node1" => node.run("rm /etc/keepalived/cmonhachk.conf; cmonhachk-front --remove"),
             _ => node.succeeds("--remove"),
         };
@@ -198,7 +198,7 @@ fn a_run_that_is_interrupted_is_finished_by_the_next_one_and_two_wait_for_each_o
     let site = Site::boot();
     let node = &site.nodes[1];
     node.run("mv /usr/bin/systemctl /usr/bin/systemctl.real");
-    // Has systemctl do something before its work, where its arguments begin so.
+    // Makes systemctl do something before its work, if its arguments begin with `arguments`.
     let before = |arguments: &str, what: &str| {
         node.run(&format!(
             "cat >/usr/bin/new <<'END'\n#!/bin/sh\ncase \"$*\" in \"{arguments}\"*) {what} ;; esac\nexec systemctl.real \"$@\"\nEND\n\
@@ -232,7 +232,7 @@ fn a_run_that_is_interrupted_is_finished_by_the_next_one_and_two_wait_for_each_o
         );
         wait_until("it has the address", || node.has(VIRTUAL));
     }
-    // The options were remembered, and what runs has them.
+    // The options were saved, and the running services have them.
     assert!(listens(82) && !listens(81));
     node.run("systemctl kill --signal USR1 --kill-whom main keepalived");
     wait_until("keepalived has told its data", || {
@@ -318,7 +318,7 @@ fn it_refuses_with_the_cause_before_it_changes_anything() {
     );
     assert_eq!(node.state(), before);
 
-    // What it ends by asking: nobody leads, and then somebody does.
+    // At its end it asks for the leader: first there is none, then there is one.
     for node in &site.nodes {
         node.run("sed -i s/^l/f/ /opt/cluster/controllers");
     }
@@ -334,7 +334,7 @@ fn it_refuses_with_the_cause_before_it_changes_anything() {
     assert!(node.succeeds("").ends_with("Nothing had to be changed.\n0\n"));
     node.succeeds("--remove");
 
-    // A host that is no node.
+    // HAProxy only: a host that is no node.
     let said = node.succeeds("--haproxy-only 10.0.0.102 10.0.0.103");
     assert!(
         said.contains("Users get to the leader at any address of this host, port 81.\n"),

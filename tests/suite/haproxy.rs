@@ -1,4 +1,4 @@
-//! The real HAProxy's health check takes the answer for what it says, every time.
+//! The real HAProxy's health check understands every answer as it is meant.
 
 use std::collections::HashMap;
 use std::fs;
@@ -38,7 +38,7 @@ impl Haproxy {
         haproxy
     }
 
-    /// What it says of a server on its stats socket, by the column's name.
+    /// What it says about a server on its stats socket, by the name of the column.
     pub fn server(&self, proxy: &str, name: &str) -> HashMap<String, String> {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -56,18 +56,18 @@ impl Haproxy {
             .collect()
     }
 
-    /// Whether a server is up. Its state may say on which way it is: `UP 1/2`.
+    /// Whether a server is up. Its state may also show a change under way: `UP 1/2`.
     pub fn is_up(&self, proxy: &str, name: &str) -> bool {
         self.server(proxy, name)["status"].starts_with("UP")
     }
 
-    /// The workers that a master has: after a reload also old ones, for as long as they have users.
+    /// The workers of the master: after a reload also old ones, as long as they have users.
     fn workers(&self) -> Vec<u32> {
         let master = Some(self.process.0.id());
         processes().filter(|pid| parent(*pid) == master).collect()
     }
 
-    /// Has the master read its configuration again, and waits for the new worker.
+    /// Makes the master read its configuration again, and waits for the new worker.
     pub fn reload(&self) {
         let old = self.workers();
         self.process.signal(Signal::SIGUSR2);
@@ -105,9 +105,9 @@ fn the_leader_is_up_and_the_others_are_down_and_no_check_is_misread() {
         servers.concat()
     );
     let haproxy = Haproxy::start(&cluster.folder, &configuration);
-    // Every check of the leader costs a run, so the runs count its checks.
+    // Every check of the leader needs a run, so the runs count its checks.
     wait_until("the leader was checked a hundred times", || cluster.runs() >= 100);
-    // A star marks a check under way; what follows is the last one's result.
+    // A star marks a check under way; after it comes the result of the last check.
     let result = |server: &HashMap<String, String>| server["check_status"].trim_start_matches("* ").to_string();
     let leader = haproxy.server("ui", "leader");
     assert_eq!((&*leader["status"], &*result(&leader)), ("UP", "L7OK"));

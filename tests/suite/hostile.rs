@@ -1,5 +1,5 @@
-//! Hostile environments, arguments, clients and an s9s that attacks: one well-formed answer and
-//! nothing else on the connection, no shell, no file that nobody meant to make, no forged log.
+//! Hostile environments, arguments, clients, and a hostile s9s: one well-formed answer and nothing
+//! else on the connection, no shell, no unintended file, no forged log.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
@@ -18,7 +18,7 @@ fn get(command: &mut Command) -> String {
     client.answer()
 }
 
-/// What the answer says, which has to be one of all that there are, to the byte.
+/// What the answer says. It must be one of the known answers, byte for byte.
 fn told(answer: &str) -> &'static str {
     let unknowns = Reason::ALL.map(|reason| (unknown(reason.code()), reason.code()));
     let known = [(LEADER.to_string(), "leader"), (FOLLOWER.to_string(), "follower")];
@@ -31,7 +31,7 @@ fn bytes(text: &[u8]) -> &OsStr {
     OsStr::from_bytes(text)
 }
 
-/// A command of the node's whose every run makes a check of its own, in an empty folder.
+/// A check of the node in an empty folder, without cached verdicts.
 fn check(node: &Node<'_>) -> Command {
     let mut command = node.command();
     let folder = node.cluster.folder.join("empty");
@@ -106,8 +106,8 @@ fn no_variable_of_the_environment_gets_anything_else_to_the_client() {
     nothing_was_made(&cluster);
 }
 
-/// The binary is static: its loader would speak to the client before its first line does. That of
-/// s9s may make its list unreadable.
+/// The binary is static: a loader would write to the client before the program's first line runs. The
+/// loader of s9s may make its list unreadable.
 #[test]
 fn no_variable_of_the_loader_gets_anything_else_to_the_client() {
     let cluster = Cluster::new();
@@ -140,7 +140,7 @@ fn an_environment_as_large_as_the_kernel_takes_is_answered() {
         command
     };
     assert_eq!(told(&get(&mut crowded(3_000))), "leader");
-    // As many as just fit leave no room for what s9s is given besides.
+    // The largest environment that fits leaves no room for what s9s gets in addition.
     let fits = |variables: usize| crowded(variables).arg("--help").output().is_ok();
     let (mut fitting, mut failing) = (3_000, 100_000);
     assert!(!fits(failing), "the kernel has a limit");
@@ -186,7 +186,7 @@ fn arguments_that_are_not_utf_8_or_endless_are_answered() {
     nothing_was_made(&cluster);
 }
 
-/// Names that a shell would make something else of.
+/// Names that a shell would interpret.
 const SHELLISH: [&str; 14] = [
     "$(touch made)",
     "`touch made`",
@@ -259,17 +259,17 @@ fn nothing_is_executed_but_s9s() {
     for name in SHELLISH {
         assert_eq!(executed(&node, name, "s9s-not-found"), [own], "{name}");
     }
-    // The kernel takes it for no program; a shell would.
+    // To the kernel this is no program; a shell would run it.
     let script = cluster.folder.write("script", "touch made\n");
     fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
     let script = script.to_str().unwrap();
     assert_eq!(executed(&node, script, "s9s-not-executable"), [own, script]);
 }
 
-/// What a terminal, a log, or an HTTP client would make something of.
+/// Text that a terminal, a log or an HTTP client would interpret.
 const POISON: &str = "\r\n<0>kernel: forged\rHTTP/1.1 200 OK\r\n\r\nCmonhachk-State: leader\u{0}\u{7}\u{8}\u{1b}[2J\u{1b}]0;t\u{7}\u{9b}31m\u{7f}";
 
-/// One line for each of the checks, without what would make it more.
+/// The check has logged one line, without control characters and of at most 1024 bytes.
 fn is_clean(log: &Log, what: &str) {
     let lines = log.lines();
     assert_eq!(lines.len(), 1, "{what}: {lines:?}");
@@ -309,7 +309,7 @@ fn what_s9s_prints_is_not_answered_and_logged_clean() {
         is_clean(&log, what);
         told
     };
-    // In the comment of the row that counts; a line's end would end the row.
+    // The text is in the comment of this node's row; a line end would end the row.
     let comment = POISON.replace(['\r', '\n', '\0'], "");
     for (text, leads) in [(&comment, "l"), (&long, "f")] {
         let row = format!("{leads}\t1.9\ta\tb\t10.0.0.101\t10.0.0.101\t9501\t{text}\n");
@@ -320,7 +320,7 @@ fn what_s9s_prints_is_not_answered_and_logged_clean() {
         let mut row = ["l", "1.9", "a", "b", "10.0.0.101", "10.0.0.101", "9501", "c"].map(str::to_string);
         row[field] += &POISON.replace('\0', "");
         cluster.folder.write("controllers", row.join("\t") + "\n");
-        // Another verdict before it, so that there is a change to log.
+        // The verdict before is forgotten, so that there is a change to log.
         node.forget();
         let told = get("in a field");
         assert!(told != "follower", "field {field}");

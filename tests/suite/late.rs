@@ -1,4 +1,4 @@
-//! Never late, never twice, never in the way: what blocks, stops or interferes costs nobody the answer.
+//! Never late, never twice, never in the way: every client gets its answer, whatever blocks or stops.
 
 use std::fs::{self, Permissions};
 use std::net::{TcpListener, TcpStream};
@@ -61,7 +61,7 @@ fn a_check_that_was_stopped_past_its_deadline_does_not_say_200() {
     assert_eq!(node.get(&[]), LEADER, "and leaves nothing wrong to the others");
 }
 
-/// Makes every open of this file wait, as an on-access scanner that hangs does.
+/// Makes every open(2) of this file wait, as an on-access scanner that hangs does.
 fn scanner_that_hangs(path: &Path) -> Fanotify {
     let flags = InitFlags::FAN_CLASS_CONTENT | InitFlags::FAN_CLOEXEC;
     let scanner = Fanotify::init(flags, EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC).unwrap();
@@ -251,7 +251,7 @@ fn where_no_entry_can_be_written_beside_the_lock_file_many_checks_are_one_run_al
     let node = cluster.leader();
     fs::write(&node.lock, "").unwrap();
     fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
-    // A folder in the place of the draft: root may write everywhere else.
+    // A folder takes the place of the draft, because root may write everywhere else.
     let name = node.lock.file_name().unwrap().to_str().unwrap().to_string();
     assert_eq!(node.get(&["--max-age", "0"]), LEADER);
     let entries = fs::read_dir(cluster.folder.path())

@@ -1,4 +1,4 @@
-//! The same check under other super-servers than xinetd: one answer, byte for byte.
+//! The same check under super-servers other than xinetd: one answer, byte for byte.
 
 use std::fs;
 use std::net::{SocketAddrV4, TcpStream};
@@ -10,7 +10,7 @@ use crate::cluster::{
     wait_until,
 };
 
-/// The words of a node's check.
+/// The command line of a node's check, in words.
 fn words(node: &Node<'_>) -> Vec<String> {
     let path = |path: &Path| path.to_str().unwrap().to_string();
     vec![
@@ -50,7 +50,7 @@ fn openbsd_inetd(node: &Node<'_>, address: SocketAddrV4) -> Daemon {
         words[1..].join(" ")
     );
     let configuration = node.cluster.folder.write("inetd.conf", line);
-    // Unpacked by tests/run.sh: Debian lets no two super-servers be installed.
+    // tests/run.sh unpacks it, because Debian does not allow two super-servers to be installed.
     let mut command = Command::new(project().join("target/tools/openbsd-inetd/usr/sbin/inetd"));
     launch(node, command.args(["-i", "-E"]).arg(configuration), address)
 }

@@ -1,8 +1,8 @@
-//! Under limits on every resource that the kernel can limit: an answer or nothing, and never a
-//! text that is not ours.
+//! Limits on every resource that the kernel can limit: the client gets an answer or nothing, and
+//! never a text that is not ours.
 //!
-//! Nothing is right only where the kernel itself cannot start the program, that is, below the
-//! smallest value that a limit's row in `LIMITS` says is enough.
+//! No answer is allowed only where the kernel itself cannot start the program: below the smallest
+//! sufficient value in the limit's row of `LIMITS`.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -24,7 +24,7 @@ type Limit = (Resource, u64);
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// Name, number, values, and the smallest value with which there must be an answer.
+/// Name, number, values, and the smallest sufficient value: with it there must be an answer.
 const LIMITS: &[(&str, Resource, &[u64], u64)] = &[
     (
         "NOFILE",
@@ -91,7 +91,7 @@ const LIMITS: &[(&str, Resource, &[u64], u64)] = &[
         ],
         32 * KIB,
     ),
-    // Of 0 seconds nothing is left at the first tick of the clock.
+    // A limit of 0 seconds is used up at the first tick of the clock.
     ("CPU", libc::RLIMIT_CPU, &[0, 1, 2], 1),
     ("FSIZE", libc::RLIMIT_FSIZE, &[0, 1, 100, 191, 192, 4096], 0),
     ("CORE", libc::RLIMIT_CORE, &[0, 1, 4096], 0),
@@ -122,11 +122,11 @@ fn limit(command: &mut Command, limits: &[Limit]) {
     unsafe { command.pre_exec(prepare) };
 }
 
-/// What came of a check.
+/// The outcome of a check.
 enum Outcome {
     /// The kernel could not start the program.
     NotStarted(io::Error),
-    /// This text, and an end in good order or not.
+    /// The client got this text, and an orderly end or an error; then the exit status.
     Said(Vec<u8>, io::Result<()>, ExitStatus),
 }
 
@@ -150,7 +150,7 @@ fn check_under(cluster: &Cluster, limits: &[Limit]) -> Outcome {
     }
 }
 
-/// Judges a check under limits; says what came of it.
+/// Judges a check under limits; returns its outcome in words.
 fn judged(cluster: &Cluster, limits: &[Limit], must_answer: bool) -> Result<String, String> {
     match check_under(cluster, limits) {
         Outcome::NotStarted(error) if !must_answer => Ok(format!("not started: {error}")),

@@ -1,8 +1,8 @@
 //! Many clients at a time, many checks one after the other, and how long an answer takes.
 //!
-//! These measure, so they run alone; see tests/run.sh. The amounts (see `scale`):
-//! `CMONHACHK_BURST` for the connections at the same moment, `CMONHACHK_CHECKS` for the day's worth
-//! of checks, `CMONHACHK_HANGS` for the answers while s9s hangs.
+//! These tests measure, so they run alone; see tests/run.sh. The amounts (see `scale`):
+//! `CMONHACHK_BURST` connections at the same moment, `CMONHACHK_CHECKS` checks one after the other, and
+//! `CMONHACHK_HANGS` answers while s9s hangs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,12 +17,12 @@ use crate::cluster::{AtEnd, Cluster, GET, LEADER, PATIENCE, ask, receive, unknow
 use crate::scale::{amount, percentiles};
 use crate::xinetd::Xinetd;
 
-/// Asks well and takes the time until the end of the answer, which must be one of these.
+/// Sends a correct request and measures the time to the end of the answer, which must be one of these.
 fn timed(address: SocketAddrV4, expected: &[String]) -> Duration {
     let start = Instant::now();
     let mut stream = ask(address, GET);
-    // xinetd's queue takes 64 connections at a time; the others of a burst come in by TCP's
-    // retransmissions, which back off.
+    // xinetd's queue takes 64 connections at a time. The others of a burst wait for TCP's
+    // retransmissions, which come at growing intervals.
     stream.set_read_timeout(Some(3 * PATIENCE)).unwrap();
     let answer = receive(&mut stream);
     let took = start.elapsed();
@@ -30,7 +30,7 @@ fn timed(address: SocketAddrV4, expected: &[String]) -> Duration {
     took
 }
 
-/// The same of a leader.
+/// The same for a leader.
 fn timed_leader(address: SocketAddrV4) -> Duration {
     timed(address, &[LEADER.to_string()])
 }
@@ -64,8 +64,8 @@ fn connections_at_the_same_moment_are_all_answered_rightly() {
 
 /// Holds a connection, silent or sending a byte every 100 ms, until a second after the answer.
 fn hold(address: SocketAddrV4, sends: bool) {
-    // Also the silent one begins with a byte: where xinetd's queue is full, the kernel knows nothing
-    // of a connection on which nothing ever comes.
+    // The silent one sends a first byte, too: if xinetd's queue is full, the kernel does not know a
+    // connection on which nothing ever comes.
     let mut stream = ask(address, b"G");
     stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let (start, mut answer, mut chunk) = (Instant::now(), Vec::new(), [0; 1024]);
@@ -102,7 +102,7 @@ fn two_hundred_slow_or_silent_clients_do_not_delay_a_good_one() {
         for number in 0..200 {
             let (held, over, address) = (&held, &over, xinetd.address);
             scope.spawn(move || {
-                // Not all at once, for that is another test.
+                // Not all at once, because that is another test.
                 thread::sleep(Duration::from_millis(5) * number);
                 while !over.load(Ordering::Relaxed) {
                     held.fetch_add(1, Ordering::Relaxed);
@@ -115,14 +115,14 @@ fn two_hundred_slow_or_silent_clients_do_not_delay_a_good_one() {
     });
     let held = held.into_inner();
     println!("median alone {alone:.1?}, beside {held} held connections {burdened:.1?}, slowest {worst:.1?}");
-    // A silent client is answered after a second; who had to wait for one would need as long.
+    // A silent client is answered after a second. A good client that waited for one would take as long.
     assert!(
         burdened < alone * 10 + Duration::from_millis(50),
         "{burdened:?} instead of {alone:?}"
     );
 }
 
-/// What a process that runs for months must not gather.
+/// What a process must not accumulate when it runs for months.
 #[derive(Debug)]
 struct Held {
     /// Resident memory and data segment in KiB.
@@ -195,7 +195,7 @@ fn while_s9s_hangs_answers_come_within_the_timeout_and_200_ms() {
             Xinetd::start(cluster.leader(), "--timeout 0.3 --max-age 0")
         })
         .collect();
-    // Who came to the lock just after a verdict waits for another's run, which ends later than it can.
+    // A check that came to the lock just after a verdict waits for a run that ends after its own timeout.
     let expected = ["s9s-timeout", "lock-timeout"].map(unknown);
     let took: Vec<Duration> = thread::scope(|scope| {
         let clients: Vec<_> = xinetds
@@ -222,6 +222,6 @@ fn while_s9s_hangs_answers_come_within_the_timeout_and_200_ms() {
         "{late} of {answers} came later than {TIMEOUT:?} and 200 ms, {runs} runs of s9s; {}",
         percentiles(took)
     );
-    // One in a thousand, and of few answers some more: a machine may pause for a moment.
+    // One in a thousand may be late, and three more: a machine may pause for a moment.
     assert!(late <= answers / 1000 + 3, "{late} of {answers} were late");
 }

@@ -1,4 +1,4 @@
-//! One s9s at a time, one verdict for all who ask at the same moment.
+//! One s9s at a time, and one verdict for all checks at the same moment.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -44,7 +44,7 @@ fn with_max_age_0_only_those_who_were_waiting_share() {
         assert_eq!(client.answer(), LEADER);
     }
     assert_eq!(cluster.runs(), 1);
-    // Nobody is waiting now, so everybody runs s9s.
+    // No check is waiting now, so each one runs s9s.
     assert_eq!(node.get(&["--max-age", "0"]), LEADER);
     assert_eq!(node.get(&["--max-age", "0"]), LEADER);
     assert_eq!(cluster.runs(), 3);
@@ -146,6 +146,6 @@ fn the_time_kept_for_the_hand_over_is_no_more_than_a_part_of_what_there_is() {
         .write("quick", format!("#!/bin/sh\necho '{}'\n", list.trim_end()));
     fs::set_permissions(&s9s, Permissions::from_mode(0o755)).unwrap();
     let arguments = ["--max-age", "0", "--timeout", "0.1", "--s9s", s9s.to_str().unwrap()];
-    // A machine that is busy may well take longer now and then.
+    // A busy machine may sometimes take longer.
     wait_until("a short time is enough", || node.answer(&arguments) == LEADER);
 }

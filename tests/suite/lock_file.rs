@@ -1,4 +1,4 @@
-//! What lies in the lock file's place, and where it cannot be made.
+//! Other files in the lock file's place, and places where it cannot be made.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -37,14 +37,14 @@ fn put_lock(node: &Node<'_>, content: &[u8]) {
     fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
 }
 
-/// The check caches elsewhere, and what lay in the lock file's place is as it was.
+/// The check caches elsewhere, and does not change what is in the lock file's place.
 fn is_refused(what: &str, prepare: impl FnOnce(&Node<'_>)) {
     let cluster = Cluster::new();
     let node = cluster.node("10.0.0.102");
     prepare(&node);
     let state = || {
         let kind = fs::symlink_metadata(&node.lock).unwrap().file_type();
-        // Only a file, for a FIFO would be waited for.
+        // Read only a regular file: reading a FIFO would block.
         let content = kind.is_file().then(|| fs::read(&node.lock).unwrap());
         (
             kind,
@@ -133,7 +133,7 @@ fn a_lock_file_that_cannot_be_made_does_not_stop_the_check() {
     assert_eq!(node.get_in_own_memory(&[]), LEADER);
 }
 
-/// A check where the folder of the lock file is made by a script that runs before it.
+/// A check after a script that makes the folder of the lock file.
 fn with_lock_folder(script: &str) -> String {
     let cluster = Cluster::new();
     let folder = cluster.folder.join("locks");

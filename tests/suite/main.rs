@@ -1,5 +1,5 @@
-//! What the outside can see of cmonhachk, one scenario a test. The real binary, the real xinetd,
-//! HAProxy, curl and genhash; only s9s is simulated (tests/sim/s9s).
+//! What can be seen of cmonhachk from outside, one scenario for each test. The binary, xinetd, HAProxy,
+//! curl and genhash are the real ones; only s9s is simulated (tests/sim/s9s).
 
 mod by_hand;
 mod cache;

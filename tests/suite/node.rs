@@ -15,8 +15,8 @@ use nix::sched::{CloneFlags, setns};
 use crate::cluster::{AtEnd, Folder, GET, LEADER, project, wait_until};
 use crate::systemd::Systemd;
 
-/// In the root, before it boots: the packages, a simulated cluster that the node leads, and a program
-/// of the operator's own that answers as well.
+/// Puts into the root, before it boots: the packages, a simulated cluster that the node leads, and the
+/// operator's own program, which answers as well.
 const PREPARE: &str = r#"
     cp "$1"/target/dist/* "$1/tests/sim/s9s" opt 2>/dev/null || true
     mkdir -m 777 opt/cluster
@@ -29,15 +29,15 @@ const PREPARE: &str = r#"
     printf '[Service]\nReadWritePaths=/opt/cluster\n' >etc/systemd/system/cmonhachk@.service.d/own.conf
 "#;
 
-/// The names of all files and folders on the disk, and when each file was changed, but for where
-/// packages, accounts and units are kept.
+/// The names of all files and folders on the disk, and when each file was changed, except where the
+/// records of packages, accounts and units are kept.
 const FILES: &str = r"
     find / -xdev \( -path /var/lib/dpkg -o -path /var/lib/apt -o -path /var/cache -o -path /var/log -o -path /opt \
         -o -path /var/lib/systemd -o -path /var/lib/rpm -o -path /root -o -path /etc/ld.so.cache -o -path '/etc/*shadow*' \
         -o -path '/etc/passwd*' -o -path '/etc/group*' -o -path /etc/.pwd.lock \) -prune \
         -o -type d -print -o -printf '%p %C@\n'";
 
-/// What `deploy/package.sh` has left, as a node finds it.
+/// The package that `deploy/package.sh` has made, as a node finds it.
 pub const DEB: &str = concat!(
     "/opt/cmonhachk_",
     env!("CARGO_PKG_VERSION"),
@@ -64,7 +64,7 @@ impl Node {
         }
     }
 
-    /// What a command prints that must succeed.
+    /// The output of a command, which must succeed.
     pub fn run(&self, command: &str) -> String {
         let output = self.systemd.output(command);
         let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
@@ -82,7 +82,7 @@ impl Node {
         self.systemd.root().join(&path[1..]).symlink_metadata().is_ok()
     }
 
-    /// Installs packages, by their names, their files or with options of apt's.
+    /// Installs packages, given by name or file, with options for apt if need be.
     pub fn install(&self, packages: &str) -> String {
         self.run(&apt_get_install(packages))
     }
@@ -127,20 +127,20 @@ impl Node {
         self.run(FILES).lines().map(str::to_string).collect()
     }
 
-    /// The paths that are there now and were not, or the other way round, or have changed.
+    /// The paths that are new, gone or changed.
     pub fn differences(&self, before: &BTreeSet<String>) -> Vec<String> {
         let now = self.files();
         let lines = before.symmetric_difference(&now);
         lines.map(|line| line.split(' ').next().unwrap().to_string()).collect()
     }
 
-    /// Comes to answer as the leader.
+    /// Waits until the node answers as the leader.
     pub fn leads(&self) {
         wait_until("the node answers", || self.systemd.curl() == LEADER);
     }
 
-    /// Checks one after the other during `act`: the longest time without a right answer, or none where
-    /// every check was answered rightly.
+    /// Makes one check after the other during `act`. Returns the longest time without a right answer; zero
+    /// if every answer was right.
     pub fn gap_during(&self, act: impl FnOnce()) -> Duration {
         let (over, network) = (AtomicBool::new(false), self.systemd.network());
         thread::scope(|scope| {
@@ -172,7 +172,7 @@ fn longest_gap(over: &AtomicBool) -> Duration {
             right = Instant::now();
         }
         failed = !is_right;
-        // xinetd takes a service offline that has no `cps` and gets 50 in what it takes for a second,
+        // xinetd disables a service without `cps` after 50 connections in what it counts as one second,
         // which may be nearly two.
         thread::sleep(Duration::from_millis(45));
     }

@@ -7,7 +7,7 @@ use crate::cluster::{LEADER, project, unknown, wait_until};
 use crate::node::{DEB, Node, XINETD_DEB, apt_get_install};
 
 const DEBIANS: [&str; 3] = ["bullseye", "bookworm", "trixie"];
-/// With xinetd by an init script, as Debian 11 has it, and by a unit.
+/// The first starts xinetd with an init script, as Debian 11 does, the second with a unit.
 const XINETDS: [&str; 2] = ["bookworm", "trixie"];
 
 /// How long a handover between xinetd and systemd may take.
@@ -18,7 +18,7 @@ const SERVED_BY_XINETD: &str = "xinetd: inactive enabled";
 
 const SERVICE: &str = "/etc/xinetd.d/cmonhachk";
 
-/// What the article has operators write, with a program of their own behind it.
+/// The service that the article makes operators write, with a program of their own.
 const OWN_SERVICE: &str = "service cmonhachk
 {
         flags           = REUSE
@@ -32,7 +32,7 @@ const OWN_SERVICE: &str = "service cmonhachk
 }
 ";
 
-/// The commands that the documents give, from the one that begins so to the end of the block.
+/// The commands in the documents, from the one that begins with `start` to the end of its block.
 pub fn commands(start: &str) -> String {
     for (document, mark) in [
         ("deploy/man/cmonhachk.8", ".Dl "),
@@ -105,7 +105,7 @@ fn from_installation_to_purge_no_answer_is_lost_and_nothing_is_left() {
         assert_eq!(node.serves(), SERVED, "{suite}");
         assert!(node.has("/var/lib/cmonhachk/.s9s/s9s.conf"));
 
-        // What stays is what the manual names.
+        // Only what the manual names stays.
         node.run("apt-get purge -qq -y cmonhachk");
         assert_eq!(node.differences(&before), ["/etc/default/cmonhachk"], "{suite}");
         assert!(node.run("getent passwd cmonhachk").ends_with(":/usr/sbin/nologin\n"));
@@ -180,10 +180,10 @@ fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwis
             let said = node.install(DEB);
             assert!(said.contains(&format!("port 9201 is xinetd's, by {SERVICE}")), "{said}");
             is_left_alone("installation");
-            // As a boot does.
+            // A boot does the same.
             node.run("systemctl start sockets.target cmonhachk.socket");
             is_left_alone("boot");
-            // dpkg asks; nobody is there to answer, so nothing is done.
+            // dpkg asks a question that nobody answers, so nothing is changed.
             let output = node.systemd.output(&apt_get_install(XINETD_DEB));
             let said = String::from_utf8(output.stderr).unwrap();
             assert!(!output.status.success() && said.contains("conffile prompt"), "{said}");
@@ -196,11 +196,11 @@ fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwis
         let give_up = commands("rm /etc/xinetd.d/cmonhachk");
         hands_over(&node, suite, || drop(node.run(&give_up)));
         assert_eq!(node.serves(), SERVED, "{suite}");
-        // dpkg does not bring the file back, so neither does it take the port.
+        // dpkg does not bring the file back, so xinetd does not take the port.
         node.install(XINETD_DEB);
         assert_eq!(node.serves(), SERVED, "{suite}");
 
-        // Neither dpkg's question nor its purge loses it.
+        // The operator's file survives dpkg's question and its purge.
         let kept = |name: &str| assert_eq!(node.run(&format!("cat {SERVICE}.{name}")), OWN_SERVICE, "{suite}");
         node.run("apt-get purge -qq -y cmonhachk-xinetd");
         for (answer, removal, name) in [("confnew", "remove", "dpkg-old"), ("confold", "purge", "own")] {
@@ -212,7 +212,7 @@ fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwis
     }
 }
 
-/// Makes the node what the former deploy/install.sh made it, and returns what that had installed.
+/// Installs on the node what the former deploy/install.sh did, and returns the installed files.
 fn as_install_sh_left_it(node: &Node, with: &str) -> Vec<&'static str> {
     let place = |path: &str, source: &str| {
         let text = fs::read_to_string(project().join("deploy").join(source)).unwrap();
@@ -289,7 +289,7 @@ fn private_networks_may_ask_and_no_others() {
     for own in ["192.0.2.3", "172.32.2.3", "2001:db8::3"] {
         assert!(!asks(own), "{own}");
     }
-    // systemd lets in the same ones, where the kernel lets it.
+    // systemd allows the same networks, if the kernel can do that.
     let file = |name: &str| fs::read_to_string(project().join("deploy").join(name)).unwrap();
     let networks = |text: &str, mark: &str| {
         let line = text
@@ -356,7 +356,7 @@ fn the_first_check_says_what_to_type_for_credentials() {
 #[test]
 fn rpm_installs_upgrades_verifies_and_erases_the_same() {
     let node = Node::boot("trixie");
-    // What makes it a Debian to the scripts is taken away; what the packages need is dpkg's here.
+    // Remove what makes this a Debian to the scripts. dpkg has installed what the packages need.
     node.install("xinetd");
     node.run("rm /usr/bin/deb-systemd-* /usr/sbin/invoke-rc.d");
     let before = node.files();
@@ -393,7 +393,7 @@ fn rpm_installs_upgrades_verifies_and_erases_the_same() {
     wait_until("xinetd was started", || node.serves() == SERVED_BY_XINETD);
     node.run("rpm --erase cmonhachk-xinetd cmonhachk");
     assert_eq!(node.systemd.curl(), "");
-    // What stays is what the manual names.
+    // Only what the manual names stays.
     assert_eq!(
         node.differences(&before),
         ["/var/lib/cmonhachk", "/var/lib/cmonhachk/.s9s"]

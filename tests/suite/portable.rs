@@ -1,4 +1,4 @@
-//! The binary needs nothing of the system that it runs on, and what it is made of is known.
+//! The binary needs nothing from the system that it runs on, and its parts are known.
 
 use std::fs;
 use std::process::Command;

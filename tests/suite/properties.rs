@@ -1,8 +1,8 @@
 //! The verdict on lists that nobody has seen.
 //!
 //! Lists are generated from a model of controllers, printed as s9s prints them, and judged; the
-//! verdict must be the model's. Then the printed lists are damaged. `CMONHACHK_CASES` (see `scale`): on
-//! how many cases each property is tried.
+//! verdict must be the model's. Then the printed lists are damaged. `CMONHACHK_CASES` (see `scale`) is
+//! the number of cases for each property.
 
 use std::net::IpAddr;
 
@@ -29,7 +29,7 @@ struct Controller {
     comment: String,
 }
 
-/// Few addresses, among them ones that begin with another, so that lists meet them by chance.
+/// A few addresses, so that a node is in a list by chance. Some begin with the text of another one.
 fn address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
         Just("10.0.0.1"),
@@ -42,7 +42,7 @@ fn address() -> impl Strategy<Value = IpAddr> {
     .prop_map(|text| text.parse().unwrap())
 }
 
-/// A field that may hold blanks and anything else but controls, and does not end in a blank.
+/// A field that may hold blanks and everything except control characters, and does not end in a blank.
 fn field() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => "[a-z]{1,8}",
@@ -65,7 +65,7 @@ fn comment() -> impl Strategy<Value = String> {
         Just("\u{1b}[31ml\u{1b}[0m".to_string()),
         Just(String::new()),
         "[^\n]{0,40}",
-        // Of several lines; one that could be a leader's row is refused.
+        // A comment of several lines, none like a leader's row: such a line is refused.
         "[^\n]{0,20}(\n([^l\n][^\n]{0,20})?){1,3}",
     ]
 }
@@ -94,8 +94,8 @@ fn controller() -> impl Strategy<Value = Controller> {
         })
 }
 
-/// A list, now and then a long one. Of a long one only two rows are as they come, or every verdict
-/// on it would be that several lead.
+/// A list, sometimes a long one. In a long list, only two rows stay as generated: otherwise its verdict
+/// would always be that several lead.
 fn controllers() -> impl Strategy<Value = Vec<Controller>> {
     let index = any::<prop::sample::Index>;
     let long = (prop::collection::vec(controller(), 8..=1000), index(), index());
@@ -160,7 +160,7 @@ fn print(controllers: &[Controller], coloured: bool) -> String {
     text + if coloured { "\u{1b}[?25h" } else { "" }
 }
 
-/// Who a node is, in RPC_BIND_ADDRESSES and in the model.
+/// The entries of a node, in RPC_BIND_ADDRESSES and in the model.
 fn identity() -> impl Strategy<Value = Vec<String>> {
     let entry = prop_oneof![
         4 => address().prop_map(|address| address.to_string()),
@@ -283,8 +283,8 @@ proptest! {
             apply(damage, &mut text);
         }
         if told(&entries, &text) == Verdict::Leader {
-            // Seen without the parser: one line starts as a leader's does, and one of our entries
-            // is in it.
+            // Checked without the parser: exactly one line starts like a leader's, and it has one of
+            // this node's entries.
             let plain = list::plain(&text);
             let leaders: Vec<String> = plain
                 .split(|byte| *byte == b'\n')

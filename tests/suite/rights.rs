@@ -1,4 +1,4 @@
-//! The deployed check has a user of its own and no other rights, under xinetd, from the packages.
+//! The deployed check has its own user and no other rights, under xinetd, from the packages.
 
 use crate::cluster::{LEADER, unknown, wait_until};
 use crate::node::{DEB, Node, XINETD_DEB};
@@ -23,7 +23,7 @@ fn the_check_and_s9s_run_as_a_user_of_their_own_and_share_their_verdicts() {
     assert_eq!(node.run("cat /opt/cluster/who"), "cmonhachk /var/lib/cmonhachk check\n");
     let rights = format!("stat --format '%a %U %G' {LOCK} /run/cmonhachk");
     assert_eq!(node.run(&rights), "600 cmonhachk cmonhachk\n700 cmonhachk cmonhachk\n");
-    // It is in the groups that it was put into, under xinetd as under systemd.
+    // The service has its user's additional groups, under xinetd as under systemd.
     node.run("usermod --append --groups adm cmonhachk; chgrp adm /etc/default/cmon; chmod 640 /etc/default/cmon");
     node.leads();
 
@@ -32,7 +32,7 @@ fn the_check_and_s9s_run_as_a_user_of_their_own_and_share_their_verdicts() {
     node.run("curl --silent --parallel --parallel-max 100 --output /dev/null 'http://127.0.0.1:9201/[1-100]'");
     assert!(runs() - before < 20, "100 checks at once took {} runs", runs() - before);
 
-    // Where the folder is not made, the verdicts are shared in /dev/shm.
+    // If the folder is missing, the verdicts are shared in /dev/shm.
     node.run("rm -r /run/cmonhachk");
     let before = runs();
     for _ in 0..5 {
@@ -77,7 +77,7 @@ fn a_check_by_hand_is_the_services_as_its_user_and_in_nobodys_way_as_root() {
     node.run("cp -r /var/lib/cmonhachk/.s9s /root");
     let text = node.run("cmonhachk --explain");
     assert!(text.contains("not used: its folder belongs to user"), "{text}");
-    // Nor when it is the first one.
+    // A check by root makes no lock file, even if it is the first check.
     node.run(&format!("rm {LOCK}*; cmonhachk --explain"));
     assert!(!node.has(LOCK));
     node.leads();

@@ -1,4 +1,4 @@
-//! The run of s9s: what it is given, and that nothing of it outlives the check.
+//! The run of s9s: what it gets, and that no process of it outlives the check.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -103,7 +103,7 @@ fn a_name_is_looked_up_on_path_and_on_a_sensible_one_when_there_is_none() {
     };
     let simulation = crate::cluster::simulated_s9s();
     let folder = simulation.parent().unwrap();
-    // The simulation is a shell script that needs awk, so the folder alone would not do.
+    // The simulation is a shell script that needs awk, so its folder alone is not enough.
     let path = format!("relative::/nonexistent:{}:/usr/bin:/bin", folder.display());
     assert_eq!(with("s9s", Some(Path::new(&path))), LEADER);
     assert_eq!(with("s9s", Some(Path::new("/nonexistent"))), unknown("s9s-not-found"));
@@ -203,17 +203,17 @@ fn a_wildcard_is_the_addresses_of_the_interfaces_but_not_loopback() {
             check(bind, &[row('l', "10.0.0.8"), row('f', "10.0.0.9")]),
             unknown("not-listed")
         );
-        // Every machine has 127.0.0.1 and ::1, so a row of theirs says nothing about this one.
+        // Every machine has 127.0.0.1 and ::1, so a row with one of them says nothing about this one.
         assert_eq!(check(bind, &[row('l', "127.0.0.1")]), unknown("not-listed"));
         assert_eq!(check(bind, &[row('l', "::1")]), unknown("not-listed"));
     }
 }
 
-/// s9s behaves like this, the check is over in time all the same, and nothing is left.
+/// s9s behaves like this; the check is still over in time, and no process is left.
 fn is_contained(behaviour: &str, answer: &str) {
     let cluster = Cluster::new();
     cluster.behaves(behaviour);
-    // Where its time is not to be up, there is enough of it on a busy machine, too.
+    // If s9s must not time out, its time is long enough even for a busy machine.
     let seconds = if answer == unknown("s9s-timeout") { 1 } else { 10 };
     let start = Instant::now();
     let timeout = seconds.to_string();
@@ -253,7 +253,7 @@ fn what_was_started_before_the_check_is_left_alone() {
     let cluster = Cluster::new();
     cluster.behaves("daemon");
     let check = cluster.leader().command();
-    // The sleeper is its shell's child, and then that of the check that the shell has become.
+    // The sleeper is a child of the shell, and then of the check, which replaces the shell.
     let mut shell = starting("sh", &check);
     shell.args(["-c", "sleep 60 >/dev/null 2>&1 & echo $! >sleeper; exec \"$0\""]);
     shell.arg(check.get_program()).current_dir(cluster.folder.path());
@@ -298,8 +298,8 @@ fn the_largest_output_that_is_believed_is_one_mebibyte() {
 fn the_last_words_of_s9s_count_as_well() {
     let cluster = Cluster::new();
     let node = cluster.leader();
-    // The list is complete at the last byte that is believed; one more is there when s9s exits. The
-    // check sleeps when it has read all that there was, and is stopped lest it read on before.
+    // The list ends at the last byte of the limit; s9s may print one more byte before it exits. s9s
+    // stops the check when that has read the list and sleeps, so that it cannot read this byte earlier.
     let end = "\nTotal: 1 controller(s)\n";
     let start = "S VERSION OWNER GROUP NAME IP         PORT COMMENT\nl 1.9     a     b     cc1  10.0.0.101 9501 ";
     let list = format!("{start}{}{end}", "x".repeat(MAX_OUTPUT - start.len() - end.len()));
@@ -339,7 +339,7 @@ fn s9s_and_its_children_die_with_a_check_that_is_killed() {
     }
 }
 
-/// Kills a check of the node in the middle of its first run of s9s, of which nothing is left then.
+/// Kills a check of the node in the middle of its first run of s9s; then nothing of the run is left.
 pub fn dies_with_a_check_that_is_killed(node: &Node<'_>) {
     let cluster = node.cluster;
     let mut client = node.connect(&["--timeout", "60"]);
@@ -374,7 +374,7 @@ fn signals_that_somebody_blocked_or_ignored_before_do_not_matter() {
         assert_eq!(ignored >> (signal as u32 - 1) & 1, 0, "{signal}: {signals}");
     }
 
-    // With all signals blocked, the wait for the lock still has its end.
+    // With all signals blocked, the wait for the lock still ends.
     let _held = node.hold_the_lock();
     let mut client = connect(command.args(["--max-age", "0", "--timeout", "0.3"]));
     client.send(GET);

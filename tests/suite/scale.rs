@@ -1,4 +1,4 @@
-//! How much the tests do that could go on for ever.
+//! The amounts for tests that could go on for ever.
 //!
 //! Each has a short form for every test run and a long one for its figure. `CMONHACHK_LONG=1` asks
 //! for the long ones; a test's own variable, named at the top of its file, sets its amount alone.
@@ -6,7 +6,7 @@
 use std::env;
 use std::time::Duration;
 
-/// The amount that a test does: what `variable` says, or else its long or its short form.
+/// How much a test does: the value of `variable`, or else the long or the short form.
 pub fn amount(variable: &str, short: usize, long: usize) -> usize {
     let is_long = env::var("CMONHACHK_LONG").is_ok_and(|value| value == "1");
     match env::var(variable) {

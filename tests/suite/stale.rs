@@ -1,8 +1,8 @@
 //! No answer is older than it may be, whatever the clocks do.
 //!
-//! `CMONHACHK_ANSWERS` (see `scale`): how many answers are judged while the controller changes its
-//! mind. The wall clock belongs to the whole machine and is not set here; instead, every clock that
-//! a check asks is seen, and the wall clock is none of them.
+//! `CMONHACHK_ANSWERS` (see `scale`) is the number of answers that are judged while the controller
+//! changes its mind. The wall clock belongs to the whole machine and is not set here. Instead, a trace
+//! shows every clock that a check asks; the wall clock is none of them.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -23,13 +23,13 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 use crate::cluster::{AtEnd, Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until};
 use crate::scale::amount;
 
-/// The time since boot: what the kernel says of a process's start is on this clock, too.
+/// The time since boot; the kernel gives the start of a process on this clock, too.
 fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap().into()
 }
 
-/// What a controller may say of the node, and the answer that it makes. Each has an answer of its
-/// own, so that an answer tells from which of the last of them it is.
+/// What a controller may say about the node, with the answer to that. Each has a different answer, so
+/// that an answer shows which of them it comes from.
 fn minds() -> Vec<(String, String)> {
     let list = |rows: &[&str]| {
         let rows: Vec<String> = rows
@@ -65,7 +65,7 @@ fn minds() -> Vec<(String, String)> {
 struct Fickle<'a> {
     cluster: &'a Cluster,
     minds: Vec<(String, String)>,
-    /// When it was of each mind, one after the other: from just before to just after it said so.
+    /// When it took on each mind, one after the other: from just before to just after it said so.
     times: Mutex<Vec<(Duration, Duration)>>,
 }
 
@@ -85,8 +85,8 @@ impl Fickle<'_> {
         }
     }
 
-    /// How old an answer was when it was asked for: how long ago the controller had stopped to be
-    /// of that mind.
+    /// How old an answer was when it was asked for: how long ago the controller had changed to
+    /// another mind.
     fn age(&self, answer: &str, asked: Duration, got: Duration) -> Duration {
         let times = self.times.lock().unwrap();
         let mind = self.minds.iter().position(|mind| mind.1 == answer);
@@ -102,8 +102,8 @@ impl Fickle<'_> {
     }
 }
 
-/// Each run of s9s: when its process began, to the tick before, and when the next one did. There is
-/// one at a time, so that it was over by then.
+/// Each run of s9s: when its process began, rounded down to a tick, and when the next one began. There
+/// is one run at a time, so it was over by then.
 fn runs(cluster: &Cluster) -> Vec<(Duration, Duration)> {
     let ticks = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap();
     let text = fs::read_to_string(cluster.folder.join("starts")).unwrap();
@@ -119,7 +119,7 @@ fn runs(cluster: &Cluster) -> Vec<(Duration, Duration)> {
 fn no_answer_is_older_than_max_age_and_a_run_of_s9s() {
     const CLIENTS: usize = 8;
     const MAX_AGE: Duration = Duration::from_millis(100);
-    /// The kernel tells a process's start no better.
+    /// The precision with which the kernel gives the start of a process.
     const TICK: Duration = Duration::from_millis(10);
     let answers = amount("CMONHACHK_ANSWERS", 2000, 20_000);
     let cluster = Cluster::new();
@@ -156,7 +156,7 @@ fn no_answer_is_older_than_max_age_and_a_run_of_s9s() {
         let age = fickle.age(answer, *asked, *got);
         oldest = oldest.max(age);
         past += usize::from(!age.is_zero());
-        // Its run began within max-age or went on meanwhile, and the list says what was so since then.
+        // Its run began within max-age or was still going on, and what it says was true after that run began.
         let mut sources = runs
             .iter()
             .filter(|(start, over)| start <= got && (*start + TICK + MAX_AGE > *asked || *over + TICK > *asked));
@@ -173,7 +173,7 @@ fn no_answer_is_older_than_max_age_and_a_run_of_s9s() {
     );
 }
 
-/// The same check on a machine that was booted so much earlier.
+/// The same check on a machine that was booted this much earlier.
 fn booted_earlier(node: &Node<'_>, seconds: u32) -> String {
     let mut command = node.command();
     command.args(["--max-age", "3600"]);
@@ -197,8 +197,8 @@ fn a_verdict_from_the_future_or_from_long_ago_is_not_given_again() {
     assert_eq!(cluster.runs(), 3);
 }
 
-/// Takes from a process that has just been executed, and has not run yet, the kernel's page that
-/// tells it the time without a system call.
+/// Hides the kernel's page that tells the time without a system call from a process that has just been
+/// executed and has not run yet.
 fn forbid_silent_clocks(pid: Pid) {
     const AT_NULL: u64 = 0;
     const AT_IGNORE: u64 = 1;
@@ -218,7 +218,7 @@ fn forbid_silent_clocks(pid: Pid) {
         address += 8;
         (address - 8, u64::from_ne_bytes(bytes))
     };
-    // The count of arguments, the arguments, the environment, each up to a null, and the pairs.
+    // The stack holds the count of arguments, the arguments and a null, the environment and a null, pairs.
     word();
     while word().1 != 0 {}
     while word().1 != 0 {}
@@ -289,7 +289,7 @@ fn no_check_asks_the_wall_clock() {
     assert_eq!(check(&["--max-age", "60"]), one, "for another's");
     cluster.behaves("hang");
     assert_eq!(check(&["--max-age", "0", "--timeout", "0.5"]), one, "where s9s hangs");
-    // By hand, as the other one is: a person and a client do not wait for each other.
+    // By hand, as the other check: a person's check and a client's do not wait for each other.
     let mut holder = node.command();
     let mut holder = holder.args(["--max-age", "0", "--timeout", "20"]).spawn().unwrap();
     wait_until("it holds the lock", || cluster.runs() == 3);

@@ -1,7 +1,7 @@
 //! What the operator finds in syslog.
 //!
-//! /dev/log cannot be named otherwise, so the checks run in a mount namespace whose /dev/log is
-//! the test's own socket.
+//! The path /dev/log cannot be changed, so the checks run in a mount namespace whose /dev/log is the
+//! test's own socket.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -55,7 +55,7 @@ pub fn logging(node: &Node<'_>, arguments: &[&str]) -> Command {
     with_log(node.cluster, check)
 }
 
-/// The same of any command.
+/// The same for any command.
 pub fn with_log(cluster: &Cluster, mut check: Command) -> Command {
     check.env("LOG_FOLDER", cluster.folder.path());
     in_namespaces(&["--mount"], ENTER, &check)

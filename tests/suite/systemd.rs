@@ -8,8 +8,8 @@ use crate::cluster::{Cluster, Folder, LEADER, binary, project, unknown, wait_unt
 
 const UNITS: [&str; 2] = ["cmonhachk.socket", "cmonhachk@.service"];
 
-/// Copies of the deployed units whose program is the one that was built: the check of a unit wants
-/// the program to be there.
+/// Copies of the deployed units with the program that was built: when systemd checks a unit, its
+/// program must exist.
 fn units(cluster: &Cluster) -> Vec<PathBuf> {
     let copy = |name: &str| {
         let unit = fs::read_to_string(project().join("deploy/systemd").join(name)).unwrap();
@@ -46,8 +46,8 @@ fn the_service_is_exposed_as_little_as_s9s_allows() {
     assert_eq!(output.status.code(), Some(0), "{report}");
 }
 
-/// The units, the program and a simulated cluster, in a root with nothing else to start; the folder's
-/// name, the project's and the binary's are the command's `$1` to `$3`.
+/// Puts the units, the program and a simulated cluster into a root with nothing else to start. `$1` to
+/// `$3` are the folder, the project and the binary.
 const PREPARE: &str = r#"
     units=etc/systemd/system
     rm -rf $units
@@ -76,7 +76,7 @@ pub struct Systemd {
 }
 
 impl Systemd {
-    /// This machine's, with nothing but the journal and the deployed units.
+    /// Boots this machine's systemd, with only the journal and the deployed units.
     pub fn boot(cluster: &Cluster) -> Systemd {
         let words = [cluster.folder.path(), project(), Path::new(binary())].map(|path| path.display().to_string());
         let prepare = format!("set -- {}\n{PREPARE}", words.join(" "));
@@ -87,8 +87,8 @@ impl Systemd {
         systemd
     }
 
-    /// A root's own, until it has booted to `unit`; what it writes is gone afterwards. `prepare` is a
-    /// shell command that is run in the root before.
+    /// Boots a root's own systemd, and waits until it has reached `unit`. What it writes is lost afterwards.
+    /// The shell command `prepare` is run in the root before.
     pub fn boot_root(folder: &Folder, root: &Path, unit: &str, prepare: &str) -> Systemd {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         let hierarchy = mounts
@@ -112,7 +112,7 @@ impl Systemd {
         systemd
     }
 
-    /// systemd itself, once it is one.
+    /// The process of systemd, once it runs.
     pub fn first_process(&self) -> Option<String> {
         let unshare = self.unshare.id();
         let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).ok()?;
@@ -121,7 +121,7 @@ impl Systemd {
         (name == "systemd\n").then_some(pid)
     }
 
-    /// What the system's files are below, for this machine.
+    /// The folder on this machine that holds the system's files.
     pub fn root(&self) -> PathBuf {
         Path::new("/proc").join(self.first_process().unwrap()).join("root")
     }
@@ -132,7 +132,7 @@ impl Systemd {
         fs::File::open(format!("/proc/{process}/ns/net")).unwrap()
     }
 
-    /// What came of a shell command inside, in the environment that root has there.
+    /// The outcome of a shell command inside, with the environment that root has there.
     pub fn output(&self, command: &str) -> Output {
         let pid = self.first_process().expect("systemd runs");
         let inside = ["--mount", "--pid", "--net", "--root", "--wd", "env", "-i", "HOME=/root"];
@@ -150,7 +150,7 @@ impl Systemd {
             .unwrap()
     }
 
-    /// What a shell command inside prints.
+    /// The output of a shell command inside.
     pub fn run(&self, command: &str) -> String {
         String::from_utf8(self.output(command).stdout).unwrap()
     }
@@ -162,7 +162,7 @@ impl Systemd {
 
 impl Drop for Systemd {
     fn drop(&mut self) {
-        // unshare's child, systemd, is killed with it, and all the rest with that.
+        // Killing unshare also kills its child, systemd, and with that all other processes.
         let _ = self.unshare.kill();
         let _ = self.unshare.wait();
         let group = self.control_group.to_str().unwrap();
@@ -183,7 +183,7 @@ fn the_units_answer_and_no_burst_of_checks_fails_them_or_piles_them_up() {
     for _ in 0..3 {
         assert_eq!(systemd.curl(), LEADER);
     }
-    // One check's verdict is there for the next one, and for nobody else to read.
+    // The next check can read a check's verdict, and nobody else can.
     let lock = systemd.run("stat --format '%a %U' /run/cmonhachk /run/cmonhachk/lock");
     assert_eq!(lock, "700 cmonhachk\n600 cmonhachk\n");
 
@@ -192,7 +192,7 @@ fn the_units_answer_and_no_burst_of_checks_fails_them_or_piles_them_up() {
          'http://127.0.0.1:9201/[1-100]'",
     );
     assert_eq!(statuses, "200\n".repeat(100));
-    // Where systemd is fast enough to accept 200 in two seconds, it would by default fail the socket.
+    // By default, systemd fails a socket when it accepts 200 connections on it within two seconds.
     let limit = systemd.run("systemctl show --property TriggerLimitIntervalUSec cmonhachk.socket");
     assert_eq!(limit, "TriggerLimitIntervalUSec=0\n");
     wait_until("the port answers as before", || systemd.curl() == LEADER);
@@ -202,7 +202,7 @@ fn the_units_answer_and_no_burst_of_checks_fails_them_or_piles_them_up() {
             .run("systemctl list-units --all --no-legend 'cmonhachk@*'")
             .is_empty()
     });
-    // A line for the change, and none for any check's start or end.
+    // There is one line for the change, and none for the start or end of a check.
     let journal = systemd.run("journalctl --no-pager --output cat --identifier cmonhachk");
     assert_eq!(journal.lines().count(), 1, "{journal}");
     assert!(journal.starts_with("none -> leader"), "{journal}");

@@ -1,12 +1,12 @@
-//! The whole texts that people read, as they stand in `snapshots/`: a change shows there, to be read
-//! once more. `INSTA_UPDATE=always cargo test -- texts` writes them again.
+//! The complete texts that people read, as in `snapshots/`: a change shows there, to be read once more.
+//! `INSTA_UPDATE=always cargo test -- texts` writes them again.
 
 use insta::assert_snapshot;
 use regex::Regex;
 
 use crate::cluster::{Cluster, Node, project};
 
-/// What the program prints, without what differs from run to run.
+/// What the program prints, without the parts that differ between runs.
 fn text(node: &Node<'_>, arguments: &[&str]) -> String {
     let folder = node.cluster.folder.path().to_str().unwrap();
     let mut command = node.command();
@@ -19,7 +19,7 @@ fn text(node: &Node<'_>, arguments: &[&str]) -> String {
     let time = Regex::new(r"after [0-9]+\.[0-9]+ s").unwrap();
     let printed = time.replace_all(&printed, "after TIME");
     let lines = printed.lines().map(|line| format!("{line}\n"));
-    // Said only where the service's user is known.
+    // This line is there only if the service's user exists.
     lines.filter(|line| !line.contains("as the service: ")).collect()
 }
 

@@ -25,9 +25,9 @@ pub struct Xinetd<'a> {
 }
 
 impl<'a> Xinetd<'a> {
-    /// Starts it with the deployed service file, in which only the program's path, the user who
-    /// runs the tests, the address, the node's files and, if any are given, the arguments are
-    /// filled in. What is deployed for a user of its own is in tests/suite/rights.rs.
+    /// Starts it with the deployed service file. Only these are filled in: the program's path, the
+    /// user who runs the tests, the address, the node's files, and the arguments if there are any.
+    /// tests/suite/rights.rs tests the service's own user.
     pub fn start(node: Node<'a>, arguments: &str) -> Xinetd<'a> {
         Xinetd::start_on(loopback(), node, arguments)
     }
@@ -45,7 +45,7 @@ impl<'a> Xinetd<'a> {
         Xinetd::serve(ip, node, &service)
     }
 
-    /// Starts it with a service, on a machine whose /etc/services has the article's line.
+    /// Starts it with a service file, on a machine whose /etc/services has the article's line.
     fn serve(ip: Ipv4Addr, node: Node<'a>, service: &str) -> Xinetd<'a> {
         let folder = &node.cluster.folder;
         let service = service.replace("/usr/sbin/cmonhachk", binary());
@@ -88,7 +88,7 @@ impl<'a> Xinetd<'a> {
         Command::new(program).args(arguments).output().expect(program)
     }
 
-    /// What curl prints of the whole answer; it must be content.
+    /// The whole answer as curl prints it; curl must succeed.
     fn curl(&self, arguments: &[&str]) -> String {
         let url = format!("http://{}/", self.address);
         let output = self.run(
@@ -109,7 +109,7 @@ impl<'a> Xinetd<'a> {
         ask(self.address, GET)
     }
 
-    /// The processes of the node's checks, by xinetd's mark on them.
+    /// The processes of the node's checks: xinetd's children.
     fn responders(&self) -> Vec<u32> {
         let pids = self.node.cluster.processes().into_iter();
         pids.filter(|pid| parent(*pid) == Some(self.pid())).collect()
@@ -229,8 +229,8 @@ fn a_second_after_a_flood_of_5000_connections_in_five_seconds_the_port_answers()
     let cluster = Cluster::new();
     let xinetd = Xinetd::start(cluster.leader(), "");
     let start = Instant::now();
-    // Some ask and some only connect; none waits, neither for its answer nor, when too many come at
-    // once, for its connection.
+    // Some clients ask and some only connect. None waits for its answer or, when too many come at once,
+    // for its connection.
     let connect = || TcpStream::connect_timeout(&xinetd.address.into(), Duration::from_millis(20));
     thread::scope(|scope| {
         for _ in 0..8 {

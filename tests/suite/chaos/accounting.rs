@@ -1,4 +1,4 @@
-//! What became of every connection, and whether it ought to.
+//! The outcome of every connection, and whether it is right.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,11 +18,11 @@ use crate::scale::percentiles;
 pub struct History {
     /// When the node became (or stopped being) the leader: from just before to just after.
     pub leads: Vec<(Instant, Instant, bool)>,
-    /// From when to when there was no xinetd.
+    /// The times without xinetd, each from start to end.
     pub without_xinetd: Vec<(Instant, Instant)>,
     /// The connections whose checks were killed.
     pub killed: BTreeSet<Ipv4Addr>,
-    /// How often what was done.
+    /// How often each event happened.
     pub count: BTreeMap<&'static str, usize>,
 }
 
@@ -34,7 +34,7 @@ impl History {
         spans.any(|((start, _, leads), end)| *leads == leader && *start <= to && end >= from)
     }
 
-    /// When there was no xinetd in this time.
+    /// Whether there was no xinetd at some time from `from` to `to`.
     fn gap(&self, from: Instant, to: Instant) -> bool {
         self.without_xinetd
             .iter()
@@ -42,19 +42,19 @@ impl History {
     }
 }
 
-/// What xinetd says of one connection.
+/// What xinetd logs about one connection.
 #[derive(Debug, Default)]
 pub struct Fate {
     started: bool,
-    /// Turned away for xinetd's limit of processes.
+    /// Refused because of xinetd's limit of processes.
     refused: bool,
     /// The kernel did not let the user have another process, so the check was not executed.
     not_executed: bool,
-    /// How the check ended, if otherwise than with status 0.
+    /// How the check ended, if not with status 0.
     ended: Option<String>,
 }
 
-/// The time of a line of xinetd's, in seconds of its day, and the rest of the line.
+/// The time of a line in xinetd's log, in seconds of its day, and the rest of the line.
 fn time_and_text(line: &str) -> (i64, &str) {
     let (time, text) = line.split_once(' ').unwrap();
     let (_, time) = time.split_once('@').unwrap();
@@ -64,7 +64,7 @@ fn time_and_text(line: &str) -> (i64, &str) {
 
 pub fn fates(machine: &Machine<'_>) -> BTreeMap<Ipv4Addr, Fate> {
     let read = |name: &str| fs::read_to_string(machine.cluster.folder.join(name)).unwrap();
-    // Which process of xinetd's could not become a check, and when.
+    // The processes of xinetd that could not become a check, and when.
     let mut not_executed: BTreeSet<(String, i64)> = BTreeSet::new();
     for line in read("xinetd.log").lines() {
         let (time, text) = time_and_text(line);
@@ -96,7 +96,7 @@ pub fn fates(machine: &Machine<'_>) -> BTreeMap<Ipv4Addr, Fate> {
     fates
 }
 
-/// Fails if there is a connection that did not get what it ought to.
+/// Fails if the outcome of any connection is wrong.
 pub fn judge(outcomes: &[Outcome], history: &History, fates: &BTreeMap<Ipv4Addr, Fate>) {
     let unknowns: Vec<String> = Reason::ALL
         .into_iter()
@@ -129,7 +129,7 @@ pub fn judge(outcomes: &[Outcome], history: &History, fates: &BTreeMap<Ipv4Addr,
         };
         let since = outcome.start - MAX_AGE - TIMEOUT;
         let patient = matches!(outcome.manner.then, Then::Wait | Then::Close);
-        // Who sends on after the answer may be told so by a reset.
+        // A client that goes on sending after the answer may get a reset.
         let must_be_orderly = outcome.manner.parts.len() < 2 && !killed;
         let what = match &got {
             Err(_) if history.gap(outcome.start, outcome.end) => "no xinetd",

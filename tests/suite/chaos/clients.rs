@@ -1,4 +1,4 @@
-//! Clients of every manner, each from an address of its own.
+//! Clients of every kind, each from its own address.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream};
@@ -24,9 +24,9 @@ pub struct Manner {
 pub enum Then {
     /// Waits for the end of the answer.
     Wait,
-    /// The same, with its own side closed.
+    /// The same, after it has closed its own side.
     Close,
-    /// Leaves after so many bytes of the answer.
+    /// Leaves after this many bytes of the answer.
     Leave(usize),
     /// Resets the connection at once.
     Reset,
@@ -65,23 +65,23 @@ impl Manner {
     }
 }
 
-/// What came of one connection.
+/// The outcome of one connection.
 pub struct Outcome {
     pub from: Ipv4Addr,
     pub manner: Manner,
     pub start: Instant,
     /// The answer, or why there was no connection.
     pub got: Result<Vec<u8>, Errno>,
-    /// When the last of the answer came, or the end.
+    /// When the last bytes of the answer came, or the connection failed.
     pub end: Instant,
     /// Whether the connection ended in good order.
     pub orderly: bool,
 }
 
-/// Connects from an address of the caller's own choice.
+/// Connects from an address that the caller chooses.
 fn connect_from(from: Ipv4Addr, to: SocketAddrV4) -> nix::Result<TcpStream> {
     let socket = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    // Also for connect(2).
+    // This also limits connect(2).
     setsockopt(
         &socket,
         sockopt::SendTimeout,
@@ -92,7 +92,7 @@ fn connect_from(from: Ipv4Addr, to: SocketAddrV4) -> nix::Result<TcpStream> {
     Ok(TcpStream::from(socket))
 }
 
-/// Whether nothing comes any more; reads until the stream's timeout, the end, or `limit` bytes.
+/// Reads until the stream's timeout, its end, or `limit` bytes. False after the timeout only.
 fn take(stream: &mut TcpStream, outcome: &mut Outcome, limit: usize) -> bool {
     let mut chunk = [0; 4096];
     let got = outcome.got.as_mut().unwrap();

@@ -1,4 +1,4 @@
-//! Who makes everything go wrong.
+//! The faults: this makes everything go wrong.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -12,7 +12,7 @@ use super::accounting::History;
 use super::machine::{Held, Machine, Xinetd, name};
 use crate::cluster::wait_until;
 
-/// Who makes everything go wrong.
+/// Makes everything go wrong.
 pub struct Chaos<'a> {
     pub machine: &'a Machine<'a>,
     pub xinetd: Xinetd,
@@ -58,13 +58,13 @@ impl Chaos<'_> {
         let disk = self.machine.disk();
         let _ = fs::remove_file(disk.join("ballast"));
         match what {
-            // Laid over the other one, which cannot become read-only while checks write to it.
+            // Mounted over the real disk, which cannot become read-only while checks write to it.
             "read-only" => {
                 self.machine.run("mount", &["-t", "tmpfs", "-o", "ro", "tmpfs", locks]);
                 self.covered = true;
             }
             "full" => {
-                // A lock file that is there keeps its place.
+                // An existing lock file would stay usable on a full disk.
                 let _ = fs::remove_file(disk.join("lock"));
                 let _ = fs::write(disk.join("ballast"), vec![0; 1024 * 1024]);
             }
@@ -72,8 +72,8 @@ impl Chaos<'_> {
         }
     }
 
-    /// Kills some processes of checks: the checks themselves, or what they have started. What a
-    /// killed check left is spared, for it must go by itself.
+    /// Kills some processes of checks: the checks themselves, or what they have started. It spares what
+    /// a killed check has left, because that must end by itself.
     fn kill(&mut self, checks: bool, limit: usize) {
         let pids = self.machine.cluster.processes();
         let mut victims: Vec<Held> = pids.into_iter().filter_map(Held::new).collect();
@@ -104,7 +104,7 @@ impl Chaos<'_> {
         self.history.without_xinetd.push((before, self.xinetd.started));
     }
 
-    /// Has it read its service file again, for which it needs descriptors.
+    /// Makes xinetd read its service file again; it needs descriptors for that.
     fn reload_xinetd(&mut self) {
         self.xinetd.limit(None, None);
         let log = self.machine.cluster.folder.join("xinetd.log");
@@ -187,7 +187,7 @@ impl Chaos<'_> {
         *self.history.count.entry(event).or_default() += 1;
     }
 
-    /// Puts all in order again.
+    /// Repairs everything.
     pub fn end(&mut self) {
         self.machine.cluster.behaves("list");
         self.install("sim");

@@ -1,4 +1,4 @@
-//! The machine that suffers: namespaces, xinetd in them, and processes held while they are killed.
+//! The machine that suffers: namespaces, xinetd in them, and handles on processes to kill.
 
 use std::fs;
 use std::net::SocketAddrV4;
@@ -14,11 +14,11 @@ use nix::unistd::Uid;
 
 use crate::cluster::{Cluster, Daemon, Node, in_namespaces, loopback, parent, processes, project, wait_until};
 
-/// A machine of the test's own: its processes and its mounts, all gone with it.
+/// The test's own machine: its processes and its mounts, which all end with it.
 pub struct Machine<'a> {
     pub cluster: &'a Cluster,
     holder: Daemon,
-    /// Process 1 there.
+    /// Its process 1.
     init: u32,
     /// The folder of the lock file: a small disk.
     pub locks: PathBuf,
@@ -31,7 +31,7 @@ impl Machine<'_> {
         let folder = &cluster.folder;
         let locks = folder.join("locks");
         fs::create_dir(&locks).unwrap();
-        // A user whose only processes are those of checks, so that they can be counted.
+        // This user has no other processes than the checks', so that they can be counted.
         let passwd = fs::read_to_string("/etc/passwd").unwrap();
         let user = 63_000 + std::process::id() % 1000;
         let passwd = folder.write("passwd", format!("{passwd}chaos:x:{user}:65534::/:/bin/false\n"));
@@ -42,7 +42,7 @@ impl Machine<'_> {
             locks.display(),
         );
         let mut init = Command::new("sh");
-        // It waits all the time, so that it reaps what others leave.
+        // The shell waits all the time, so that it reaps orphans.
         init.args(["-c", "while :; do sleep 1; done"]);
         let kinds = ["--mount", "--pid", "--fork", "--mount-proc", "--kill-child"];
         let holder = Daemon(in_namespaces(&kinds, &script, &init).spawn().unwrap());
@@ -65,7 +65,7 @@ impl Machine<'_> {
         machine
     }
 
-    /// A command that runs there.
+    /// A command that runs on this machine.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         if !Uid::effective().is_root() {
@@ -79,18 +79,18 @@ impl Machine<'_> {
         assert!(self.command(program).args(arguments).status().unwrap().success());
     }
 
-    /// The folder of the lock file as it is there.
+    /// The folder of the lock file as this machine sees it.
     pub fn disk(&self) -> PathBuf {
         let path = self.locks.strip_prefix("/").unwrap();
         PathBuf::from(format!("/proc/{}/root", self.init)).join(path)
     }
 
-    /// All processes there but its first and `sleep`, by name, with all that was started there and
-    /// has died without being reaped.
+    /// The names of all processes on this machine except its first and `sleep`. Processes that have died
+    /// and are not reaped count, too.
     pub fn processes(&self, xinetd: &Xinetd) -> Vec<String> {
         let namespace = |pid| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
         let here = namespace(self.init);
-        // A dead process has no namespace. Whose parent has died is a child of the first one.
+        // If a process's namespace cannot be read, its parent counts. Orphans are children of the first.
         let roots = [self.init, xinetd.entered.0.id()];
         let mut names: Vec<String> = processes()
             .filter(|pid| *pid != self.init)
@@ -105,7 +105,7 @@ impl Machine<'_> {
 
 impl Drop for Machine<'_> {
     fn drop(&mut self) {
-        // unshare heeds nothing less while it waits for the first process, which dies with it.
+        // While unshare waits for the first process, only SIGKILL ends it. The first process dies with it.
         self.holder.signal(Signal::SIGKILL);
     }
 }
@@ -120,7 +120,7 @@ pub fn name(pid: u32) -> String {
     name.trim_end().to_string()
 }
 
-/// xinetd on that machine, with the deployed service but for its limits and its log.
+/// xinetd on that machine, with the deployed service except for its limits and its log.
 pub struct Xinetd {
     entered: Daemon,
     pub pid: u32,
@@ -174,8 +174,8 @@ impl Xinetd {
             let text = || fs::read_to_string(&log).unwrap_or_default().split_off(before);
             wait_until("xinetd has started", || text().contains("Started working"));
             let pid = children(entered.0.id())[0];
-            // A child of a killed one may have the port until it is executed; xinetd tries ten times
-            // in no time, and goes on without.
+            // A child of a killed xinetd may hold the port until it executes its program. xinetd tries
+            // ten times without a pause, then goes on without the port.
             if !text().contains("Started working: 1 available service") {
                 Held::new(pid).unwrap().kill();
                 continue;
@@ -189,8 +189,8 @@ impl Xinetd {
         }
     }
 
-    /// Limits what its checks may have; None: nothing that matters. Its own descriptors suffice for
-    /// one connection at a time, and its processes are root's.
+    /// Limits the descriptors and processes of its checks; None means many. xinetd's own descriptors
+    /// suffice for one connection at a time, and its processes are root's.
     pub fn limit(&self, descriptors: Option<usize>, processes: Option<usize>) {
         let or_many = |limit: Option<usize>| limit.map_or("4096".to_string(), |limit| limit.to_string());
         let descriptors = or_many(descriptors.map(|more| self.descriptors + 2 + more));
@@ -203,7 +203,7 @@ impl Xinetd {
     }
 }
 
-/// A process that cannot become another one between a look at it and a signal to it.
+/// A handle on a process: no other process can take its id between a look at it and a signal to it.
 pub struct Held {
     pid: u32,
     descriptor: OwnedFd,
@@ -231,7 +231,7 @@ impl Held {
 
     pub fn kill(&self) {
         let none: *const libc::siginfo_t = std::ptr::null();
-        // SAFETY: without a siginfo_t it takes integers. That it is gone by now is no error.
+        // SAFETY: without a siginfo_t it takes integers. If the process is gone by now, that is no error.
         unsafe {
             libc::syscall(
                 libc::SYS_pidfd_send_signal,

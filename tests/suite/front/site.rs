@@ -1,4 +1,4 @@
-//! Three nodes that are booted, a switch between them, and a client beside them.
+//! Three booted nodes, a switch between them, and a client.
 
 use std::collections::HashMap;
 use std::fs;
@@ -28,7 +28,7 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {output:?}");
 }
 
-/// Does something in the network namespace that a file stands for.
+/// Does something in the network namespace that this file names.
 pub fn inside<T: Send>(namespace: &str, act: impl FnOnce() -> T + Send) -> T {
     let file = fs::File::open(namespace).unwrap();
     thread::scope(|scope| {
@@ -121,7 +121,7 @@ impl Node {
         self.systemd.run(command)
     }
 
-    /// What cmonhachk-front says, and its exit status in a last line.
+    /// What cmonhachk-front prints, and its exit status as the last line.
     pub fn front(&self, arguments: &str) -> String {
         self.run(&format!("cmonhachk-front {arguments} 2>&1; echo $?"))
     }
@@ -136,7 +136,7 @@ impl Node {
         !self.run(&format!("ip -o addr show to {address}")).is_empty()
     }
 
-    /// All that a run could change.
+    /// Everything that a run could change.
     pub fn state(&self) -> String {
         self.run(
             "cd /etc; find haproxy keepalived systemd/system -type f -o -type l | sort | xargs stat --format '%n %i %a %U %.9Y'
@@ -152,7 +152,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// Boots the nodes, the second of which leads.
+    /// Boots the nodes; the second one leads.
     pub fn boot() -> Site {
         let network = Network::new();
         let nodes = thread::scope(|scope| {
@@ -206,7 +206,7 @@ impl Site {
         })
     }
 
-    /// The address goes from one node to another, and users with it. Never do two have it.
+    /// The address moves to another node, and users with it. The old node and another never both have it.
     pub fn moves_from(&self, old: &str) -> &'static str {
         let start = Instant::now();
         wait_until("the address is elsewhere and serves", || {
@@ -219,7 +219,7 @@ impl Site {
         self.holders(VIRTUAL)[0]
     }
 
-    /// The address is on this node for longer than any takeover would take.
+    /// The address stays on this node for longer than any takeover takes.
     pub fn stays_on(&self, name: &str) {
         let start = Instant::now();
         while start.elapsed() < LIMIT {
@@ -231,7 +231,7 @@ impl Site {
 
 pub fn is_open(session: &TcpStream) -> bool {
     session.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    // Neither closed nor reset: there is nothing to read.
+    // An open session is neither closed nor reset, but has nothing to read.
     (&mut &*session)
         .read(&mut [0])
         .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
