@@ -129,7 +129,7 @@ fn take(query: &Query<'_>, guard: &Guard) -> Result<Turn> {
     let spare = beside(&private_folder().join("lock"), &name);
     let look = || {
         let entries = [&path, &spare].into_iter().filter_map(|path| read(path, query.key));
-        entries.max_by_key(|entry| entry.from)
+        entries.max_by_key(|entry| (entry.boot == boot, entry.from))
     };
     let found = look();
     if let Some(entry) = found.as_ref().filter(|entry| is_fresh(entry)) {

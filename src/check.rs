@@ -12,7 +12,7 @@ use crate::conf;
 use crate::deadline::{Deadline, since_boot};
 use crate::defaults;
 use crate::entry::{Entry, Hold};
-use crate::evaluation::evaluate;
+use crate::evaluation::{belong_here, evaluate};
 use crate::guard::{Guard, Stage};
 use crate::key::{Asker, key};
 use crate::list;
@@ -36,7 +36,7 @@ const FIRST_HOLD: Duration = Duration::from_secs(30);
 pub struct Seen {
     /// The entries of `RPC_BIND_ADDRESSES`.
     pub entries: Vec<defaults::Entry>,
-    /// The addresses that a wildcard among the entries stands for.
+    /// The addresses of this machine's interfaces, as far as they can be read.
     pub interfaces: Vec<IpAddr>,
     /// The client that was run.
     pub program: PathBuf,
@@ -119,7 +119,7 @@ impl Checked {
             Err(why) => Some(format!("verdicts are not shared: {why:#}")),
             Ok(why) => why.map(|why| format!("verdicts are cached in /dev/shm instead: {why:#}")),
         };
-        let blind = blind.map(|why| format!("the maintenance file cannot be looked for: {why:#}"));
+        let blind = blind.map(|why| format!("cannot check whether the maintenance file exists: {why:#}"));
         [instead, blind].iter().flatten().for_each(|fault| log::fault(fault));
     }
 }
@@ -207,15 +207,19 @@ fn way(
     in_service(&options.maintenance)?;
     guard.enter(Stage::Defaults(options.cmon_defaults.clone()));
     seen.entries = who_this_node_is(options)?;
-    if seen.entries.contains(&defaults::Entry::Wildcard) {
-        seen.interfaces = machine::interface_addresses()?;
-    }
+    seen.interfaces = match machine::interface_addresses() {
+        Err(fault) if seen.entries.contains(&defaults::Entry::Wildcard) => return Err(fault),
+        addresses => addresses.unwrap_or_default(),
+    };
     seen.program = program?;
     guard.enter(Stage::S9s(seen.program.clone()));
     let run = seen.run.insert(s9s::run(&seen.program, deadline)?);
     let text = list::plain(s9s::output(&seen.program, run)?);
     let rows = list::parse(&text)
         .map_err(|error| Reason::ListUnreadable.because(error.context("what s9s printed is no controller list")))?;
+    if options.node.is_none() {
+        belong_here(&seen.entries, &seen.interfaces, &rows)?;
+    }
     let standing = evaluate(&seen.entries, &seen.interfaces, &rows)?;
     in_time(deadline)?;
     Ok(standing)
@@ -226,7 +230,7 @@ fn way(
 /// that was suspended, must not give an old list as a new one.
 fn in_time(deadline: Deadline) -> Result<(), Fault> {
     if deadline.passed() {
-        return Err(Reason::S9sTimeout.because(anyhow!("the check was stopped until its deadline had passed")));
+        return Err(Reason::S9sTimeout.because(anyhow!("the deadline passed while the check was stopped")));
     }
     Ok(())
 }

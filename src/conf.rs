@@ -52,7 +52,6 @@ pub fn digest() -> u32 {
 /// In lines: which files s9s reads, what they say about the user, and which controller is asked.
 pub fn describe() -> Vec<String> {
     let mut lines = Vec::new();
-    let mut controller = set("CMON_CONTROLLER").map(|url| format!("{} (CMON_CONTROLLER)", url.display()));
     for path in files() {
         let text = match read_file(&path) {
             Ok(text) => text,
@@ -67,11 +66,21 @@ pub fn describe() -> Vec<String> {
         };
         let user = value(&text, "cmon_user").map_or("sets no user".to_string(), |user| format!("sets the user {user}"));
         lines.push(format!("{}: {user}", path.display()));
-        controller = controller.or_else(|| Some(format!("{} ({})", value(&text, "controller")?, path.display())));
     }
-    let controller = controller.unwrap_or_else(|| "https://localhost:9501, where no file names another".to_string());
-    lines.push(format!("controller asked: {controller}"));
+    lines.push(match controller() {
+        Some((url, origin)) => format!("controller asked: {url} ({origin})"),
+        None => "controller asked: https://localhost:9501 (default)".to_string(),
+    });
     lines
+}
+
+/// The URL of the controller that s9s is told to ask, and what tells it.
+pub fn controller() -> Option<(String, String)> {
+    let from = |path: &PathBuf| Some((value(&read_file(path).ok()?, "controller")?, path.display().to_string()));
+    match set("CMON_CONTROLLER") {
+        Some(url) => Some((url.display().to_string(), "CMON_CONTROLLER".to_string())),
+        None => files().iter().find_map(from),
+    }
 }
 
 /// The value of the last line `name = value`.

@@ -44,6 +44,26 @@ pub fn evaluate(entries: &[Entry], interfaces: &[IpAddr], rows: &[Row<'_>]) -> R
     Ok(Standing { role, row: text })
 }
 
+/// Checks that `entries` do not name another machine. They do where the list has rows with addresses of
+/// this machine's `interfaces`, and `entries` match none of these rows.
+///
+/// # Errors
+/// [`Reason::AnotherNode`], with the row that has this machine's address.
+pub fn belong_here(entries: &[Entry], interfaces: &[IpAddr], rows: &[Row<'_>]) -> Result<(), Fault> {
+    let node = Node::new(entries, interfaces);
+    let is_here = |row: &&Row<'_>| row.address().is_some_and(|address| interfaces.contains(&address));
+    let here: Vec<_> = rows.iter().filter(is_here).collect();
+    match here.first() {
+        Some(row) if !here.iter().any(|row| node.has(row)) => {
+            let (names, text) = (join(entries), String::from_utf8_lossy(row.line));
+            Err(Reason::AnotherNode.because(anyhow!(
+                "RPC_BIND_ADDRESSES names {names}, but this machine has the row \"{text}\""
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The addresses and names of this node, names in lower case.
 struct Node {
     addresses: BTreeSet<IpAddr>,
@@ -82,8 +102,8 @@ mod tests {
 
     const HEADER: &str = "S VERSION OWNER GROUP NAME               IP              PORT COMMENT\n";
 
-    /// The verdict for a node with these bind addresses, on a list of (state, name, IP).
-    fn told(addresses: &str, rows: &[(char, &str, &str)]) -> String {
+    /// A list of (state, name, IP).
+    fn listing(rows: &[(char, &str, &str)]) -> String {
         let mut text = String::from(HEADER);
         for (state, name, ip) in rows {
             text += &format!("{state} 1.9     a     b     {name:<18} {ip:<15} 9501 l 10.0.0.1 10.0.0.1\n");
@@ -92,6 +112,12 @@ mod tests {
         if rows.is_empty() {
             text = text.replace(HEADER, "");
         }
+        text
+    }
+
+    /// The verdict for a node with these bind addresses, on a list of (state, name, IP).
+    fn told(addresses: &str, rows: &[(char, &str, &str)]) -> String {
+        let text = listing(rows);
         let entries = bind_addresses(format!("RPC_BIND_ADDRESSES=\"{addresses}\"").as_bytes()).unwrap();
         let interfaces = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
         verdict(&evaluate(&entries, &interfaces, &list::parse(text.as_bytes()).unwrap())).words()
@@ -208,6 +234,29 @@ mod tests {
             told("10.0.0.1", &[('l', "a", "10.0.0.1"), ('l', "b", "10.0.0.1")]),
             "unknown split"
         );
+    }
+
+    #[test]
+    fn a_file_of_another_node_is_known_by_the_row_of_this_machine() {
+        let interfaces = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        let text = listing(&[('l', "cc1", "10.0.0.1"), ('f', "cc2", "10.0.0.2")]);
+        let rows = list::parse(text.as_bytes()).unwrap();
+        for (addresses, code) in [
+            ("10.0.0.1", Some("another-node")),
+            ("cc1", Some("another-node")),
+            ("10.0.0.3", Some("another-node")),
+            ("10.0.0.2", None),
+            ("10.0.0.1,10.0.0.2", None),
+            ("cc2", None),
+            ("::", None),
+        ] {
+            let entries = bind_addresses(format!("RPC_BIND_ADDRESSES={addresses}").as_bytes()).unwrap();
+            let told = belong_here(&entries, &interfaces, &rows);
+            assert_eq!(told.err().map(|fault| fault.reason.code()), code, "{addresses}");
+            // A machine whose addresses are in no row, or not known, says nothing.
+            assert!(belong_here(&entries, &["192.0.2.1".parse().unwrap()], &rows).is_ok());
+            assert!(belong_here(&entries, &[], &rows).is_ok());
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn explain(options: &Options, report: &Report) -> String {
     say("Cache");
     say(&format!("  lock file {}", options.lock_file.display()));
     match cache::open(&options.lock_file, cache::Missing::IsLeft) {
-        Ok(_) => say("  usable; an explained check passes it by"),
+        Ok(_) => say("  usable; --explain does not use the cache"),
         Err(why) if why.root_cause().downcast_ref().is_some_and(is_missing) => {
             say("  not there; the service's first check makes it");
         }
@@ -48,7 +48,7 @@ pub fn explain(options: &Options, report: &Report) -> String {
     }
     if let Err(error) = machine::exists(&options.maintenance) {
         say(&format!(
-            "  the maintenance file {} cannot be looked for: {error}",
+            "  cannot check whether the maintenance file {} exists: {error}",
             options.maintenance.display()
         ));
     }
@@ -60,9 +60,8 @@ pub fn explain(options: &Options, report: &Report) -> String {
     if report.seen.entries.is_empty() {
         say("    nothing that could be used");
     }
-    let ours = machine::interface_addresses().ok();
     for entry in &report.seen.entries {
-        say(&format!("    {}", describe(entry, &report.seen, ours.as_deref())));
+        say(&format!("    {}", describe(entry, &report.seen.interfaces)));
     }
     say("What s9s reads");
     for line in conf::describe() {
@@ -70,7 +69,7 @@ pub fn explain(options: &Options, report: &Report) -> String {
     }
     if Uid::effective().is_root() && matches!(User::from_name(SERVICE_USER), Ok(Some(_))) {
         say(&format!(
-            "  this is root's; as the service: runuser -u {SERVICE_USER} -- env -i {} {}",
+            "  these are root's files; to check as the service: runuser -u {SERVICE_USER} -- env -i {} {}",
             env::current_exe().unwrap_or_default().display(),
             env::args().skip(1).collect::<Vec<_>>().join(" ")
         ));
@@ -78,7 +77,7 @@ pub fn explain(options: &Options, report: &Report) -> String {
     say("What s9s says");
     match &report.seen.run {
         Some(run) => tell_run(&report.seen, run, &mut say),
-        None => say("  it was not run to an end"),
+        None => say("  there is no finished run of s9s"),
     }
     say("What that means");
     match &report.outcome {
@@ -102,20 +101,18 @@ pub fn explain(options: &Options, report: &Report) -> String {
     text
 }
 
-/// `ours` are this machine's addresses, if they are known.
-fn describe(entry: &Entry, seen: &Seen, ours: Option<&[IpAddr]>) -> String {
+/// `ours` are this machine's addresses, or none if they are not known.
+fn describe(entry: &Entry, ours: &[IpAddr]) -> String {
     match entry {
-        Entry::Address(address) => match ours {
-            Some(ours) if !ours.contains(address) => {
-                format!("{address} (no interface of this machine has it: is the file another node's?)")
-            }
-            _ => format!("{address}"),
-        },
-        Entry::Loopback(address) => format!("{address} (loopback: passed over)"),
+        Entry::Address(address) if !ours.is_empty() && !ours.contains(address) => {
+            format!("{address} (no interface of this machine has it: is the file another node's?)")
+        }
+        Entry::Address(address) => format!("{address}"),
+        Entry::Loopback(address) => format!("{address} (loopback: ignored)"),
         Entry::Name(_) => format!("{entry} (host name)"),
-        Entry::Wildcard if seen.interfaces.is_empty() => format!("{entry} (no interface has an address)"),
+        Entry::Wildcard if ours.is_empty() => format!("{entry} (no interface has an address)"),
         Entry::Wildcard => {
-            let addresses: Vec<_> = seen.interfaces.iter().map(ToString::to_string).collect();
+            let addresses: Vec<_> = ours.iter().map(ToString::to_string).collect();
             format!("{entry}: {}", addresses.join(", "))
         }
     }

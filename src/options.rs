@@ -26,13 +26,13 @@ follower, too, and HAProxy's agent check sends the line 'agent'. Started by hand
 answer and exits 0 for the leader, 1 for a follower, 2 for an unknown state.
 
 For ClusterControl 1.9.6 to 2.3.x with CMON HA. In a Controller Pool (2.3.4 and later) no controller
-leads, and this check has nothing to say.";
+leads: the answer is 503 with the reason controller-pool.";
 
 /// Answers a health check: is this node's ClusterControl controller the leader?
 #[derive(Clone, Debug, Parser)]
 #[command(version, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Options {
-    /// Where RPC_BIND_ADDRESSES is read
+    /// The file with RPC_BIND_ADDRESSES
     #[arg(
         long,
         value_name = "FILE",
@@ -41,15 +41,15 @@ pub struct Options {
     )]
     pub cmon_defaults: PathBuf,
 
-    /// This node's address or name, as the list has it, instead of RPC_BIND_ADDRESSES
+    /// This node's address or name as in the list; replaces RPC_BIND_ADDRESSES
     #[arg(long, value_name = "NODE", env = "CMONHACHK_NODE", value_parser = NonEmptyStringValueParser::new())]
     pub node: Option<String>,
 
-    /// The client: a path, or a name that is looked up on PATH
+    /// The s9s client: a path, or a name that is looked up on PATH
     #[arg(long, value_name = "PROGRAM", env = "CMONHACHK_S9S", default_value = "s9s")]
     pub s9s: PathBuf,
 
-    /// Guards the check; cached verdicts lie beside it
+    /// The lock of the check; cached verdicts are beside it
     #[arg(
         long,
         value_name = "FILE",
@@ -58,15 +58,15 @@ pub struct Options {
     )]
     pub lock_file: PathBuf,
 
-    /// For the whole check, waiting for the lock included; fractions allowed
+    /// Time limit of the whole check, with the wait for the lock; fractions allowed
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_TIMEOUT", default_value = "1.5", value_parser = timeout)]
     pub timeout: Duration,
 
-    /// How old a cached verdict may be; 0: only waiting checks share one
+    /// Maximum age of a cached verdict; 0: only checks that wait for the same run share it
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_MAX_AGE", default_value = "1", value_parser = seconds)]
     pub max_age: Duration,
 
-    /// How long s9s rests at most after a refused login; 0: not at all
+    /// Longest pause of s9s after a refused login; 0: no pause
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_BACKOFF", default_value = "300", value_parser = seconds)]
     pub backoff: Duration,
 
@@ -79,7 +79,7 @@ pub struct Options {
     )]
     pub maintenance: PathBuf,
 
-    /// For a person: say step by step what was read, run, matched and concluded
+    /// For a person: print step by step what was read, run, matched and concluded
     #[arg(long, env = "CMONHACHK_EXPLAIN", value_parser = FalseyValueParser::new())]
     pub explain: bool,
 }
@@ -158,7 +158,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn timeout(text: &str) -> Result<Duration, String> {
     match seconds(text)? {
-        Duration::ZERO => Err("no check is over in no time; give it more than 0 seconds".to_string()),
+        Duration::ZERO => Err("the time must be more than 0 seconds".to_string()),
         span => Ok(span),
     }
 }

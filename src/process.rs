@@ -139,9 +139,8 @@ impl Child {
 
     /// Reads the output that is waiting. Returns whether a stream has exceeded its limit.
     fn drain(&mut self) -> bool {
-        self.streams
-            .iter_mut()
-            .fold(false, |overflow, stream| stream.drain() | overflow)
+        let [stdout, stderr] = self.streams.each_mut().map(Stream::drain);
+        stdout || stderr
     }
 
     /// Whether the program itself has exited, and not only one of its children. It is not reaped here,

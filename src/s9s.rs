@@ -106,7 +106,9 @@ pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
         Ended::Exited(0) => return Ok(&run.stdout),
         Ended::Exited(status) => {
             let here = machine::interface_addresses().unwrap_or_default();
-            of_exit(status, &stderr, |address| here.contains(&address))
+            let asked = conf::controller().map_or(String::new(), |(url, _)| url);
+            let is_asked = |address: IpAddr| asked.split(['/', ':']).any(|part| part == address.to_string());
+            of_exit(status, &stderr, |address| here.contains(&address) || is_asked(address))
         }
         // s9s wrote to a controller that had closed the connection.
         Ended::Killed(Signal::SIGPIPE) => Reason::S9sNoTls,
@@ -152,7 +154,7 @@ const EXITS: [(i32, &str, Reason); 8] = [
     (6, "", Reason::S9sNoUser),
 ];
 
-/// `is_here` tells whether an address is this machine's.
+/// `is_here` tells the addresses that s9s asks without a redirect: this machine's, and that in its settings.
 fn of_exit(status: i32, stderr: &str, is_here: impl Fn(IpAddr) -> bool) -> Reason {
     let stderr = stderr.to_lowercase();
     let answer = ANSWERS

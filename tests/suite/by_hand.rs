@@ -98,7 +98,7 @@ fn explain_tells_the_way_to_a_leader() {
     let output = cluster.leader().by_hand(&["--explain"]);
     let text = String::from_utf8(output.stdout).unwrap();
     for part in [
-        "127.0.0.1 (loopback: passed over)",
+        "127.0.0.1 (loopback: ignored)",
         "10.0.0.101",
         "tests/sim/s9s controller --list --long",
         "exited with status 0 after 0.",

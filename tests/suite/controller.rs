@@ -50,6 +50,43 @@ fn each_recorded_end_of_s9s_has_its_reason() {
 }
 
 #[test]
+fn a_controller_that_the_settings_name_is_no_redirect() {
+    let cluster = Cluster::new();
+    cluster.behaves("leader-refuses-connections");
+    let node = cluster.leader();
+    for (controller, reason) in [
+        ("https://10.0.0.102:9501", "s9s-no-connection"),
+        ("https://10.0.0.10:9501", "s9s-redirect-failed"),
+    ] {
+        let mut check = node.command();
+        check.args(["--max-age", "0"]).env("CMON_CONTROLLER", controller);
+        assert_eq!(
+            ask(&mut check, "GET / HTTP/1.0\r\n\r\n"),
+            unknown(reason),
+            "{controller}"
+        );
+    }
+}
+
+#[test]
+fn a_copied_defaults_file_makes_no_second_leader() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    for (own, arguments, answer) in [
+        ("10.0.0.102", &[][..], unknown("another-node")),
+        ("10.0.0.102", &["--node", "10.0.0.101"], LEADER.to_string()),
+        ("10.0.0.101", &[], LEADER.to_string()),
+        ("10.0.0.9", &[], LEADER.to_string()),
+    ] {
+        let mut check = node.command();
+        check.args(["--max-age", "0"]).args(arguments);
+        let script = format!("ip link set lo up; ip address add {own}/32 dev lo; exec \"$@\"");
+        let output = in_namespaces(&["--net"], &script, &check).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), answer, "{own} {arguments:?}");
+    }
+}
+
+#[test]
 fn a_line_feed_in_a_comment_costs_nobody_the_role() {
     let cluster = Cluster::new();
     let controllers = fs::read_to_string(cluster.folder.join("controllers")).unwrap();
@@ -275,7 +312,8 @@ fn maintenance_that_the_service_cannot_look_for_is_logged() {
     client.send(GET);
     client.answer();
     let lines = log.lines();
-    let said = |line: &String| line.contains("maintenance file cannot be looked for") && line.contains("ermission");
+    let said =
+        |line: &String| line.contains("cannot check whether the maintenance file exists") && line.contains("ermission");
     assert!(lines.iter().any(said), "{lines:?}");
 }
 
@@ -417,7 +455,10 @@ fn explain_names_the_files_the_user_the_controller_and_what_is_held() {
     );
     let told = explain(check().env("S9S_USER_CONFIG", "/nonexistent/user.conf"));
     assert!(told.contains("  /nonexistent/user.conf: not there\n"), "{told}");
-    assert!(told.contains("  controller asked: https://localhost:9501, "), "{told}");
+    assert!(
+        told.contains("  controller asked: https://localhost:9501 (default)"),
+        "{told}"
+    );
 }
 
 #[test]

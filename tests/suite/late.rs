@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -260,7 +260,13 @@ fn where_no_entry_can_be_written_beside_the_lock_file_many_checks_are_one_run_al
     let entry = entries.into_iter().find(|path| path.is_symlink()).unwrap();
     assert!(entry.file_name().unwrap().to_str().unwrap().starts_with(&name));
     fs::create_dir(format!("{}.new", entry.display())).unwrap();
-    fs::remove_file(entry).unwrap();
+    // An entry of a boot that lasted longer stays there, and must not hide the new one.
+    let text = fs::read_link(&entry).unwrap().to_str().unwrap().to_string();
+    let mut words: Vec<&str> = text.split(' ').collect();
+    words[2] = "00000000-0000-0000-0000-000000000000";
+    words[3] = "999999999999999";
+    fs::remove_file(&entry).unwrap();
+    symlink(words.join(" "), &entry).unwrap();
     let runs = cluster.runs();
     at_once(40, |arguments| {
         node.connect_in_own_memory(&[arguments, &["--max-age", "60"]].concat())

@@ -36,7 +36,7 @@ fn the_service_is_exposed_as_little_as_s9s_allows() {
     let cluster = Cluster::new();
     let service = &units(&cluster)[1];
     // The threshold is in tenths.
-    let arguments = ["security", "--offline=true", "--threshold=22", "--no-pager"];
+    let arguments = ["security", "--offline=true", "--threshold=24", "--no-pager"];
     let output = Command::new("systemd-analyze")
         .args(arguments)
         .arg(service)
@@ -235,6 +235,30 @@ fn the_check_runs_as_a_user_of_its_own_in_a_sandbox_where_s9s_can_do_its_work() 
     assert_eq!(lock, "700 cmonhachk\n600 cmonhachk\n");
     let journal = systemd.run("journalctl --no-pager --output cat --identifier cmonhachk");
     assert!(!journal.contains("unguarded"), "{journal}");
+}
+
+#[test]
+fn a_refused_login_is_not_repeated_where_the_lock_file_is_of_no_use() {
+    let cluster = Cluster::new();
+    let systemd = Systemd::boot(&cluster);
+    systemd.run("echo wrong-password >/opt/cluster/behaviour; touch /opt/cluster/runs; chmod 666 /opt/cluster/runs");
+    for setup in [
+        // Root's own, one below a read-only folder, and one where each check could have a /tmp of its own.
+        "touch /run/cmonhachk/lock",
+        "echo CMONHACHK_LOCK_FILE=/var/lib/cmonhachk/lock >/etc/default/cmonhachk",
+        "echo CMONHACHK_LOCK_FILE=/tmp/lock >/etc/default/cmonhachk",
+    ] {
+        systemd.run(&format!("{setup}; rm -rf /dev/shm/cmonhachk-*; : >/opt/cluster/runs"));
+        for _ in 0..4 {
+            assert_eq!(systemd.curl(), unknown("s9s-refused"), "{setup}");
+            wait_until("the check's unit is gone, and with it what systemd cleans up", || {
+                systemd
+                    .run("systemctl list-units --all --no-legend 'cmonhachk@*'")
+                    .is_empty()
+            });
+        }
+        assert_eq!(systemd.run("cat /opt/cluster/runs").lines().count(), 1, "{setup}");
+    }
 }
 
 #[test]
