@@ -474,6 +474,10 @@ fn a_settings_file_holds_for_every_check_and_its_faults_are_named() {
     let said = String::from_utf8(by_hand.stderr).unwrap();
     assert!(said.contains(&expected["<27>bad-arguments: ".len()..]), "{said}");
     assert_eq!(by_hand.status.code(), Some(2));
+    let script = "mount -t tmpfs tmpfs /etc/default; mkdir /etc/default/cmonhachk; exec \"$@\"";
+    let by_hand = in_namespaces(&["--mount"], script, &node.command()).output().unwrap();
+    let said = String::from_utf8(by_hand.stderr).unwrap();
+    assert!(said.contains("cannot read /etc/default/cmonhachk"), "{said}");
     cluster.behaves("hang");
     let start = Instant::now();
     assert_eq!(
