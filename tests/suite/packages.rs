@@ -209,6 +209,8 @@ fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwis
             node.run(&format!("apt-get {removal} -qq -y cmonhachk-xinetd"));
             kept(name);
         }
+        node.install(XINETD_DEB);
+        kept("own");
     }
 }
 
