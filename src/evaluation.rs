@@ -44,8 +44,8 @@ pub fn evaluate(entries: &[Entry], interfaces: &[IpAddr], rows: &[Row<'_>]) -> R
     Ok(Standing { role, row: text })
 }
 
-/// Checks that `entries` do not name another machine. They do where the list has rows with addresses of
-/// this machine's `interfaces`, and `entries` match none of these rows.
+/// Checks that `entries` do not name another machine: they do if none of their rows has an address of this
+/// machine's `interfaces`, and another row has.
 ///
 /// # Errors
 /// [`Reason::AnotherNode`], with the row that has this machine's address.
@@ -54,7 +54,7 @@ pub fn belong_here(entries: &[Entry], interfaces: &[IpAddr], rows: &[Row<'_>]) -
     let is_here = |row: &&Row<'_>| row.address().is_some_and(|address| interfaces.contains(&address));
     let here: Vec<_> = rows.iter().filter(is_here).collect();
     match here.first() {
-        Some(row) if !here.iter().any(|row| node.has(row)) => {
+        Some(row) if rows.iter().any(|row| node.has(row)) && !here.iter().any(|row| node.has(row)) => {
             let (names, text) = (join(entries), String::from_utf8_lossy(row.line));
             Err(Reason::AnotherNode.because(anyhow!(
                 "RPC_BIND_ADDRESSES names {names}, but this machine has the row \"{text}\""
@@ -244,7 +244,7 @@ mod tests {
         for (addresses, code) in [
             ("10.0.0.1", Some("another-node")),
             ("cc1", Some("another-node")),
-            ("10.0.0.3", Some("another-node")),
+            ("10.0.0.3", None),
             ("10.0.0.2", None),
             ("10.0.0.1,10.0.0.2", None),
             ("cc2", None),
