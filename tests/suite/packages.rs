@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cluster::{LEADER, project, unknown, wait_until};
 use crate::node::{DEB, Node, XINETD_DEB, apt_get_install};
+use crate::xinetd::ARTICLES_SERVICE;
 
 const DEBIANS: [&str; 3] = ["bullseye", "bookworm", "trixie"];
 /// The first starts xinetd with an init script, as Debian 11 does, the second with a unit.
@@ -18,19 +19,10 @@ const SERVED_BY_XINETD: &str = "xinetd: inactive enabled";
 
 const SERVICE: &str = "/etc/xinetd.d/cmonhachk";
 
-/// The service that the article makes operators write, with a program of their own.
-const OWN_SERVICE: &str = "service cmonhachk
-{
-        flags           = REUSE
-        socket_type     = stream
-        port            = 9201
-        wait            = no
-        user            = root
-        server          = /usr/local/bin/own
-        disable         = no
-        only_from       = 0.0.0.0/0
+/// What the article has operators write, with their own program behind it.
+fn own_service() -> String {
+    ARTICLES_SERVICE.replace("/usr/local/sbin/cmonhachk.py", "/usr/local/bin/own")
 }
-";
 
 /// The commands in the documents, from the one that begins with `start` to the end of its block.
 pub fn commands(start: &str) -> String {
@@ -156,7 +148,7 @@ fn xinetd_takes_the_port_over_and_gives_it_back_without_a_restart() {
 fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwise() {
     for suite in XINETDS {
         let node = Node::boot(suite);
-        node.write(SERVICE, OWN_SERVICE);
+        node.write(SERVICE, &own_service());
         let tells = |cause: &str| {
             let said = node.install(DEB);
             let warning = format!("cmonhachk: nobody answers yet{cause}");
@@ -173,7 +165,7 @@ fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwis
         node.run(&format!("mv /etc/xinetd.d/other {SERVICE}; invoke-rc.d xinetd reload"));
         node.leads();
         let is_left_alone = |after: &str| {
-            assert_eq!(node.run(&format!("cat {SERVICE}")), OWN_SERVICE, "{suite}, {after}");
+            assert_eq!(node.run(&format!("cat {SERVICE}")), own_service(), "{suite}, {after}");
             assert_eq!(node.serves(), SERVED_BY_XINETD, "{suite}, {after}");
         };
         loses_nothing(&node, suite, || {
@@ -201,10 +193,10 @@ fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwis
         assert_eq!(node.serves(), SERVED, "{suite}");
 
         // The operator's file survives dpkg's question and its purge.
-        let kept = |name: &str| assert_eq!(node.run(&format!("cat {SERVICE}.{name}")), OWN_SERVICE, "{suite}");
+        let kept = |name: &str| assert_eq!(node.run(&format!("cat {SERVICE}.{name}")), own_service(), "{suite}");
         node.run("apt-get purge -qq -y cmonhachk-xinetd");
         for (answer, removal, name) in [("confnew", "remove", "dpkg-old"), ("confold", "purge", "own")] {
-            node.write(SERVICE, OWN_SERVICE);
+            node.write(SERVICE, &own_service());
             node.install(&format!("--option Dpkg::Options::=--force-{answer} {XINETD_DEB}"));
             node.run(&format!("apt-get {removal} -qq -y cmonhachk-xinetd"));
             kept(name);

@@ -202,10 +202,8 @@ fn a_burst_of_connections_does_not_take_the_port_offline() {
     assert_eq!(receive(&mut xinetd.ask()), LEADER);
 }
 
-#[test]
-fn the_articles_service_file_with_only_the_server_changed_works() {
-    let cluster = Cluster::new();
-    let service = "\
+/// What the article has in /etc/xinetd.d/cmonhachk.
+pub const ARTICLES_SERVICE: &str = "\
 service cmonhachk
 {
         flags           = REUSE
@@ -213,14 +211,19 @@ service cmonhachk
         port            = 9201
         wait            = no
         user            = root
-        server          = /usr/sbin/cmonhachk
+        server          = /usr/local/sbin/cmonhachk.py
         log_on_failure  += USERID
         disable         = no
         only_from       = 0.0.0.0/0
         per_source      = UNLIMITED
 }
 ";
-    let xinetd = Xinetd::serve(loopback(), cluster.leader(), service);
+
+#[test]
+fn the_articles_service_file_with_only_the_server_changed_works() {
+    let cluster = Cluster::new();
+    let service = ARTICLES_SERVICE.replace("/usr/local/sbin/cmonhachk.py", "/usr/sbin/cmonhachk");
+    let xinetd = Xinetd::serve(loopback(), cluster.leader(), &service);
     assert_eq!(xinetd.curl(&[]), LEADER);
 }
 

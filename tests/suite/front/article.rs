@@ -4,6 +4,7 @@ use super::site::*;
 use crate::cluster::wait_until;
 use crate::node::DEB;
 use crate::packages::commands;
+use crate::xinetd::ARTICLES_SERVICE;
 
 /// The article's parts on the node with the address `$1`, but for faster checks, a shell's script in
 /// the place of Python's, and no password.
@@ -20,17 +21,7 @@ END
     chmod 755 /usr/local/sbin/cmonhachk.py
     grep -q 9201/tcp /etc/services || echo 'cmonhachk 9201/tcp' >>/etc/services
     cat >/etc/xinetd.d/cmonhachk <<END
-service cmonhachk
-{
-flags = REUSE
-socket_type = stream
-port = 9201
-wait = no
-user = root
-server = /usr/local/sbin/cmonhachk.py
-only_from = 0.0.0.0/0
-per_source = UNLIMITED
-}
+SERVICE
 END
     cat >/etc/haproxy/haproxy.cfg <<END
 global
@@ -86,7 +77,8 @@ END
 fn a_site_as_the_article_has_it_moves_step_by_step_and_loses_no_user() {
     let site = Site::boot();
     for node in &site.nodes {
-        node.run(&format!("set -- 10.0.0.10{}; {ARTICLE}", &node.name[4..]));
+        let article = ARTICLE.replace("SERVICE", ARTICLES_SERVICE);
+        node.run(&format!("set -- 10.0.0.10{}; {article}", &node.name[4..]));
     }
     let leads = || site.user_gets(VIRTUAL).as_deref() == Some("node2");
     wait_until("HAProxy has taken the followers out", || (0..9).all(|_| leads()));
