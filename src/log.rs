@@ -22,9 +22,6 @@ const NOTICE: u8 = 3 * 8 + 5;
 /// Logs that the verdict has changed, with the row or the error that it comes from.
 pub fn change(before: Option<Verdict>, outcome: &Result<Standing, Fault>) {
     let now = verdict(outcome);
-    if before == Some(now) {
-        return;
-    }
     let before = before.map_or_else(|| "none".to_string(), Verdict::words);
     match outcome {
         Ok(standing) => line(NOTICE, &format!("{before} -> {}: {}", now.words(), standing.row)),

@@ -11,6 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Uid;
 
 use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until};
+use crate::controller::later;
 
 #[test]
 fn within_max_age_the_verdict_is_given_again_and_after_it_a_new_one() {
@@ -323,4 +324,42 @@ fn no_rate_of_checks_makes_more_than_one_run_in_max_age() {
         "{checks} checks took {} runs, {possible} would do",
         cluster.runs()
     );
+}
+
+#[test]
+fn useless_entries_go_when_there_is_a_new_one() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    assert_eq!(node.get(&[]), LEADER);
+    let entry = |name: &str| PathBuf::from(format!("{}.{name}", node.lock.display()));
+    let files = fs::read_dir(cluster.folder.path())
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    let old = files.into_iter().find(|path| path.is_symlink()).unwrap();
+    let text = fs::read_link(&old).unwrap().to_str().unwrap().to_string();
+    let words: Vec<&str> = text.split(' ').collect();
+    let from: u64 = words[3].parse().unwrap();
+    let plant = |name: &str, boot: &str, seconds_later: u64| {
+        let from = (from + seconds_later * 1_000_000).to_string();
+        let text = [&words[..2], &[boot, &from], &words[4..]].concat().join(" ");
+        symlink(text, entry(name)).unwrap();
+    };
+    plant("another-boot", "00000000-0000-0000-0000-000000000000", 7190);
+    plant("from-the-future", words[2], 9000);
+    plant("recent", words[2], 7190);
+    symlink("no entry", entry("other")).unwrap();
+    // Two hours later, by another node's key.
+    let check = Node {
+        lock: node.lock.clone(),
+        ..cluster.node("10.0.0.102")
+    };
+    let mut client = connect(&mut later(&check, 7200));
+    client.send(GET);
+    assert_eq!(client.answer(), FOLLOWER);
+    for gone in [old, entry("another-boot"), entry("from-the-future")] {
+        assert!(!gone.is_symlink(), "{}", gone.display());
+    }
+    for stays in ["recent", "other"] {
+        assert!(entry(stays).is_symlink(), "{stays}");
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Uid;
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until};
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, starting, unknown, wait_until};
 use crate::syslog::{Log, logging, with_log};
 
 /// The answer of this check to a client with this request.
@@ -78,11 +78,39 @@ fn a_copied_defaults_file_makes_no_second_leader() {
         ("10.0.0.101", &[], LEADER.to_string()),
         ("10.0.0.9", &[], LEADER.to_string()),
     ] {
-        let mut check = node.command();
-        check.args(["--max-age", "0"]).args(arguments);
-        let script = format!("ip link set lo up; ip address add {own}/32 dev lo; exec \"$@\"");
-        let output = in_namespaces(&["--net"], &script, &check).output().unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), answer, "{own} {arguments:?}");
+        let asked = |more: &[&str]| {
+            let mut check = node.command();
+            check.args(["--max-age", "0"]).args(arguments).args(more);
+            let script = format!("ip link set lo up; ip address add {own}/32 dev lo; exec \"$@\"");
+            let output = in_namespaces(&["--net"], &script, &check).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(asked(&[]), answer, "{own} {arguments:?}");
+        let remark = "    10.0.0.101 (no interface of this machine has it";
+        assert_eq!(asked(&["--explain"]).contains(remark), own != "10.0.0.101", "{own}");
+    }
+}
+
+#[test]
+fn interfaces_that_cannot_be_read_matter_to_a_wildcard_alone() {
+    let cluster = Cluster::new();
+    for (addresses, answer) in [
+        ("0.0.0.0", unknown("interfaces-unreadable")),
+        ("10.0.0.101", LEADER.to_string()),
+    ] {
+        let check = cluster.node(addresses).command();
+        let mut traced = starting("strace", &check);
+        // The first socket is the one that asks for them.
+        traced.args([
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "inject=socket:error=EACCES:when=1",
+        ]);
+        let output = traced.arg(check.get_program()).args(check.get_args()).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), answer, "{addresses}");
     }
 }
 
@@ -173,7 +201,7 @@ fn an_election_and_a_starting_controller_are_asked_every_time() {
 }
 
 /// The node's check as it would be after this many seconds.
-fn later(node: &Node<'_>, seconds: u32) -> Command {
+pub fn later(node: &Node<'_>, seconds: u32) -> Command {
     let check = node.command();
     in_namespaces(&["--time", &format!("--boottime={seconds}")], r#"exec "$@""#, &check)
 }
@@ -453,6 +481,8 @@ fn explain_names_the_files_the_user_the_controller_and_what_is_held() {
         told.contains("  controller asked: https://cc9:9501 (CMON_CONTROLLER)\n"),
         "{told}"
     );
+    let told = explain(check().env("S9S_USER_CONFIG", "/"));
+    assert!(told.contains("  /: cannot be read: "), "{told}");
     let told = explain(check().env("S9S_USER_CONFIG", "/nonexistent/user.conf"));
     assert!(told.contains("  /nonexistent/user.conf: not there\n"), "{told}");
     assert!(

@@ -150,6 +150,19 @@ fn the_answer_does_not_wait_for_the_entry_to_be_written() {
 }
 
 #[test]
+fn a_person_gets_one_answer_however_late_the_entry_is() {
+    let cluster = Cluster::new();
+    let mut check = cluster.leader().command();
+    check.args(["--timeout", "1"]);
+    let mut traced = starting("strace", &check);
+    let delay = "inject=symlink,symlinkat,rename:delay_enter=2s";
+    traced.args(["-f", "-qq", "-o", "/dev/null", "-e", delay]);
+    let output = traced.arg(check.get_program()).args(check.get_args()).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), LEADER);
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
 fn a_frozen_disk_under_the_lock_file_costs_the_answer_nothing_once_s9s_runs() {
     if !Uid::effective().is_root() {
         return;
@@ -292,6 +305,31 @@ fn clients_that_send_nothing_take_no_run_from_those_that_do() {
 }
 
 #[test]
+fn a_timeout_of_a_check_that_waited_for_the_lock_is_not_shared() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let options = ["--timeout", "2", "--max-age", "60"];
+    let lock = node.hold_the_lock();
+    let mut client = node.connect(&options);
+    client.send(GET);
+    cluster.behaves("slow 0.9");
+    thread::sleep(Duration::from_millis(1200));
+    drop(lock);
+    assert_eq!(client.answer(), unknown("s9s-timeout"));
+    assert_eq!(node.get(&options), LEADER);
+}
+
+#[test]
+fn s9s_is_killed_early_enough_for_the_checks_that_wait() {
+    let cluster = Cluster::new();
+    cluster.behaves("hang");
+    let start = Instant::now();
+    assert_eq!(cluster.leader().get(&["--timeout", "3"]), unknown("s9s-timeout"));
+    let took = start.elapsed();
+    assert!((2500..2800).contains(&took.as_millis()), "{took:?}");
+}
+
+#[test]
 fn a_failure_that_has_nothing_to_do_with_time_is_shared_by_a_check_that_waited() {
     let cluster = Cluster::new();
     let node = cluster.leader();
@@ -320,8 +358,11 @@ fn the_folder_of_the_lock_file_is_made_for_its_user_alone() {
         lock: folder.join("lock"),
         ..cluster.leader()
     };
-    at_once(10, |arguments| node.connect(arguments));
+    assert_eq!(node.answer(&[]), LEADER);
+    assert!(!folder.exists(), "a person made it, whose folder it would be");
     assert_eq!(cluster.runs(), 1);
+    at_once(10, |arguments| node.connect(arguments));
+    assert_eq!(cluster.runs(), 2);
     assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o7777, 0o700);
 }
 

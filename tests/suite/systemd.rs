@@ -258,6 +258,11 @@ fn a_refused_login_is_not_repeated_where_the_lock_file_is_of_no_use() {
             });
         }
         assert_eq!(systemd.run("cat /opt/cluster/runs").lines().count(), 1, "{setup}");
+        let journal = systemd.run("journalctl --no-pager --output cat --identifier cmonhachk | tail -n 1");
+        assert!(
+            journal.starts_with("verdicts are cached in /dev/shm instead: lock file /"),
+            "{journal}"
+        );
     }
 }
 
