@@ -1,7 +1,5 @@
 //! Why a verdict is unknown: one table of each reason's code, its meaning and what to do about it.
 
-use std::fmt;
-
 /// Makes the enum, and from the same rows its codes, meanings and advice.
 macro_rules! reasons {
     ($($reason:ident $code:literal $meaning:literal $advice:literal)*) => {
@@ -184,10 +182,4 @@ pub struct Fault {
     /// What the operator is told. May hold text from files and from s9s: clean it with
     /// [`crate::log::clean`] before it is shown.
     pub detail: anyhow::Error,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {:#}", self.reason.code(), self.detail)
-    }
 }
