@@ -191,6 +191,10 @@ mod tests {
             let expected = Line::Assignment("CMONHACHK_TIMEOUT".to_string(), "2.5".to_string());
             assert_eq!(line(text.as_bytes()), expected, "{text:?}");
         }
+        assert_eq!(
+            line(b"exportA=1"),
+            Line::Assignment("exportA".to_string(), "1".to_string())
+        );
         for text in [
             "CMONHACHK_TIMEOUT",
             "timeout 3",

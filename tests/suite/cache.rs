@@ -140,23 +140,6 @@ fn an_entry_of_another_user_is_not_believed() {
 }
 
 #[test]
-fn entries_that_are_of_no_use_any_more_are_removed_with_the_first_of_a_new_key() {
-    let cluster = Cluster::new();
-    let node = cluster.leader();
-    let old = |boot: &str, from: &str| {
-        let path = node.lock.with_extension(format!("101.{from}"));
-        put(&path, &format!("cmonhachk4 0000000000000001 {boot} {from} - leader"));
-        path
-    };
-    let gone = old("00000000-0000-0000-0000-000000000000", "1");
-    put(&node.lock.with_extension("foreign"), "elsewhere");
-    assert_eq!(node.get(&[]), LEADER);
-    assert!(fs::symlink_metadata(gone).is_err());
-    assert!(fs::symlink_metadata(node.lock.with_extension("foreign")).is_ok());
-    assert_eq!(entries(&node).len(), 1);
-}
-
-#[test]
 fn wherever_the_lock_file_is_named_its_verdict_is_shared() {
     let cluster = Cluster::new();
     let node = cluster.leader();
@@ -327,7 +310,7 @@ fn no_rate_of_checks_makes_more_than_one_run_in_max_age() {
 }
 
 #[test]
-fn useless_entries_go_when_there_is_a_new_one() {
+fn entries_that_are_of_no_use_any_more_are_removed_with_the_first_of_a_new_key() {
     let cluster = Cluster::new();
     let node = cluster.leader();
     assert_eq!(node.get(&[]), LEADER);
