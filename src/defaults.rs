@@ -304,6 +304,7 @@ mod tests {
             "true ||\nRPC_BIND_ADDRESSES=10.0.0.2",
             "(\nRPC_BIND_ADDRESSES=10.0.0.2\n)",
             "X=$(\nRPC_BIND_ADDRESSES=10.0.0.2\necho a\n)",
+            "A=b#'\nRPC_BIND_ADDRESSES=10.0.0.2\n'",
             "cat <<EOF\n  EOF\nRPC_BIND_ADDRESSES=10.0.0.2\nEOF",
             "RPC_BIND_ADDRESSES=10.0.0.2 /bin/true",
             "RPC_BIND_ADDRESSES=10.0.0.2 &",
