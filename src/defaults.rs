@@ -305,6 +305,7 @@ mod tests {
             "(\nRPC_BIND_ADDRESSES=10.0.0.2\n)",
             "X=$(\nRPC_BIND_ADDRESSES=10.0.0.2\necho a\n)",
             "A=b#'\nRPC_BIND_ADDRESSES=10.0.0.2\n'",
+            "command <<<y '\nRPC_BIND_ADDRESSES=10.0.0.2\n'",
             "cat <<EOF\n  EOF\nRPC_BIND_ADDRESSES=10.0.0.2\nEOF",
             "RPC_BIND_ADDRESSES=10.0.0.2 /bin/true",
             "RPC_BIND_ADDRESSES=10.0.0.2 &",
@@ -321,7 +322,10 @@ mod tests {
                 assert_eq!(read(before_another.as_bytes()), "10.0.0.1", "{unclear:?}");
             }
         }
-        assert_eq!(read(b"exit 0\nRPC_BIND_ADDRESSES=10.0.0.1"), "defaults-unclear");
+        for exit in ["exit 0\n", "if true\nthen exit\nfi\n"] {
+            let text = format!("{exit}RPC_BIND_ADDRESSES=10.0.0.1");
+            assert_eq!(read(text.as_bytes()), "defaults-unclear", "{exit}");
+        }
         for clear in [
             "RPC_BIND_ADDRESSES=10.0.0.1; export RPC_BIND_ADDRESSES",
             "RPC_BIND_ADDRESSES=10.0.0.1\nexport RPC_BIND_ADDRESSES\n",

@@ -115,7 +115,6 @@ impl Open {
                     let word = word[..end.unwrap_or(word.len())].iter();
                     let word = word.filter(|byte| !b"\"'\\".contains(byte)).copied();
                     self.here_document = Some((word.collect(), may_be_indented));
-                    at += 1;
                 }
                 (None, b' ' | b'\t' | b';' | b'&' | b'|' | b'(' | b')') => {
                     assigns |= self.end_word(&line[start..at], name, &mut is_first);
