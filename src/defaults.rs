@@ -331,6 +331,7 @@ mod tests {
             "RPC_BIND_ADDRESSES=10.0.0.1\nexport RPC_BIND_ADDRESSES\n",
             "RPC_BIND_ADDRESSES=10.0.0.1\nADDRESS=\"${RPC_BIND_ADDRESSES}\"\necho $RPC_BIND_ADDRESSES",
             "X=$((1<<2))\nRPC_BIND_ADDRESSES=10.0.0.1",
+            "RPC_BIND_ADDRESSES=10.0.0.1\nread RPC_BIND_ADDRESSES_2 <<<x",
             ". /etc/default/other\nRPC_BIND_ADDRESSES=10.0.0.1",
         ] {
             assert_eq!(read(clear.as_bytes()), "10.0.0.1", "{clear}");
