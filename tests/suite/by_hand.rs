@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use crate::cluster::{Cluster, FOLLOWER, LEADER, in_namespaces, unknown};
+use crate::cluster::{Cluster, FOLLOWER, LEADER, in_namespaces, starting, unknown};
 
 #[test]
 fn the_answer_is_printed_and_the_status_is_the_state() {
@@ -196,4 +196,50 @@ fn a_reader_that_closes_early_does_not_change_the_status() {
         .unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn a_copied_defaults_file_makes_no_second_leader() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    for (own, arguments, answer) in [
+        ("10.0.0.102", &[][..], unknown("another-node")),
+        ("10.0.0.102", &["--node", "10.0.0.101"], LEADER.to_string()),
+        ("10.0.0.101", &[], LEADER.to_string()),
+        ("10.0.0.9", &[], LEADER.to_string()),
+    ] {
+        let asked = |more: &[&str]| {
+            let mut check = node.command();
+            check.args(["--max-age", "0"]).args(arguments).args(more);
+            let script = format!("ip link set lo up; ip address add {own}/32 dev lo; exec \"$@\"");
+            let output = in_namespaces(&["--net"], &script, &check).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(asked(&[]), answer, "{own} {arguments:?}");
+        let remark = "    10.0.0.101 (no interface of this machine has it";
+        assert_eq!(asked(&["--explain"]).contains(remark), own != "10.0.0.101", "{own}");
+    }
+}
+
+#[test]
+fn interfaces_that_cannot_be_read_matter_to_a_wildcard_alone() {
+    let cluster = Cluster::new();
+    for (addresses, answer) in [
+        ("0.0.0.0", unknown("interfaces-unreadable")),
+        ("10.0.0.101", LEADER.to_string()),
+    ] {
+        let check = cluster.node(addresses).command();
+        let mut traced = starting("strace", &check);
+        // The first socket is the one that asks for them.
+        traced.args([
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "inject=socket:error=EACCES:when=1",
+        ]);
+        let output = traced.arg(check.get_program()).args(check.get_args()).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), answer, "{addresses}");
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,8 @@ use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::cluster::{
-    Client, Cluster, FOLLOWER, GET, LEADER, connect, exits, once_in_a_while, sleeps, starting, unknown, wait_until,
+    Client, Cluster, FOLLOWER, GET, LEADER, connect, exits, once_in_a_while, receive, sleeps, starting, unknown,
+    wait_until,
 };
 use crate::syslog::{Log, logging};
 
@@ -334,4 +335,68 @@ fn nothing_that_s9s_prints_reaches_the_client() {
     let cluster = Cluster::new();
     cluster.behaves("fail 3 secret-of-s9s");
     assert_eq!(cluster.leader().get(&[]), unknown("s9s-refused"));
+}
+
+#[test]
+fn a_socket_between_programs_is_no_client() {
+    let cluster = Cluster::new();
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    let mut command = cluster.node("10.0.0.102").command();
+    let output = command
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), FOLLOWER);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_listening_socket_is_named_and_its_client_answered() {
+    let cluster = Cluster::new();
+    let log = Log::open(&cluster);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    std::io::Write::write_all(&mut client, GET).unwrap();
+    let socket = OwnedFd::from(listener);
+    let mut command: Command = logging(&cluster.leader(), &[]);
+    command
+        .stdin(socket.try_clone().unwrap())
+        .stdout(socket.try_clone().unwrap())
+        .stderr(socket);
+    let mut responder = command.spawn().unwrap();
+    assert_eq!(receive(&mut client), LEADER);
+    drop(client);
+    exits(&mut responder);
+    let lines = log.lines();
+    assert!(
+        lines[0].starts_with("<27>standard input is a listening socket"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[0].contains("wait = no") && lines[0].contains("Accept=yes"),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn a_listening_local_socket_is_accepted_from_as_well() {
+    let cluster = Cluster::new();
+    let path = cluster.folder.join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut client = UnixStream::connect(&path).unwrap();
+    std::io::Write::write_all(&mut client, GET).unwrap();
+    let socket = OwnedFd::from(listener);
+    let mut command = cluster.leader().command();
+    command
+        .stdin(socket.try_clone().unwrap())
+        .stdout(socket.try_clone().unwrap())
+        .stderr(socket);
+    let mut responder = command.spawn().unwrap();
+    drop(command);
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut client, &mut answer).unwrap();
+    assert_eq!(answer, LEADER);
+    drop(client);
+    exits(&mut responder);
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Uid;
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, starting, unknown, wait_until};
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until};
 use crate::syslog::{Log, logging, with_log};
 
 /// The answer of this check to a client with this request.
@@ -65,52 +65,6 @@ fn a_controller_that_the_settings_name_is_no_redirect() {
             unknown(reason),
             "{controller}"
         );
-    }
-}
-
-#[test]
-fn a_copied_defaults_file_makes_no_second_leader() {
-    let cluster = Cluster::new();
-    let node = cluster.leader();
-    for (own, arguments, answer) in [
-        ("10.0.0.102", &[][..], unknown("another-node")),
-        ("10.0.0.102", &["--node", "10.0.0.101"], LEADER.to_string()),
-        ("10.0.0.101", &[], LEADER.to_string()),
-        ("10.0.0.9", &[], LEADER.to_string()),
-    ] {
-        let asked = |more: &[&str]| {
-            let mut check = node.command();
-            check.args(["--max-age", "0"]).args(arguments).args(more);
-            let script = format!("ip link set lo up; ip address add {own}/32 dev lo; exec \"$@\"");
-            let output = in_namespaces(&["--net"], &script, &check).output().unwrap();
-            String::from_utf8(output.stdout).unwrap()
-        };
-        assert_eq!(asked(&[]), answer, "{own} {arguments:?}");
-        let remark = "    10.0.0.101 (no interface of this machine has it";
-        assert_eq!(asked(&["--explain"]).contains(remark), own != "10.0.0.101", "{own}");
-    }
-}
-
-#[test]
-fn interfaces_that_cannot_be_read_matter_to_a_wildcard_alone() {
-    let cluster = Cluster::new();
-    for (addresses, answer) in [
-        ("0.0.0.0", unknown("interfaces-unreadable")),
-        ("10.0.0.101", LEADER.to_string()),
-    ] {
-        let check = cluster.node(addresses).command();
-        let mut traced = starting("strace", &check);
-        // The first socket is the one that asks for them.
-        traced.args([
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "inject=socket:error=EACCES:when=1",
-        ]);
-        let output = traced.arg(check.get_program()).args(check.get_args()).output().unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), answer, "{addresses}");
     }
 }
 

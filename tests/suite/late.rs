@@ -1,12 +1,9 @@
 //! Never late, never twice, never in the way: every client gets its answer, whatever blocks or stops.
 
 use std::fs::{self, Permissions};
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
 use crate::cluster::{
-    Client, Cluster, FOLLOWER, GET, LEADER, Node, connect, exits, in_namespaces, receive, starting, unknown, wait_until,
+    Client, Cluster, GET, LEADER, Node, connect, exits, in_namespaces, starting, unknown, wait_until,
 };
 use crate::s9s::dies_with_a_check_that_is_killed;
 use crate::syslog::{Log, logging};
@@ -386,70 +383,6 @@ fn without_a_boot_id_only_those_who_waited_share() {
     assert!(runs < 3, "nobody shared");
     assert_eq!(start().answer(), LEADER);
     assert_eq!(cluster.runs(), runs + 1, "an old entry was believed");
-}
-
-#[test]
-fn a_socket_between_programs_is_no_client() {
-    let cluster = Cluster::new();
-    let (_ours, theirs) = UnixStream::pair().unwrap();
-    let mut command = cluster.node("10.0.0.102").command();
-    let output = command
-        .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::piped())
-        .output()
-        .unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), FOLLOWER);
-    assert_eq!(output.status.code(), Some(1));
-}
-
-#[test]
-fn a_listening_socket_is_named_and_its_client_answered() {
-    let cluster = Cluster::new();
-    let log = Log::open(&cluster);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    std::io::Write::write_all(&mut client, GET).unwrap();
-    let socket = OwnedFd::from(listener);
-    let mut command: Command = logging(&cluster.leader(), &[]);
-    command
-        .stdin(socket.try_clone().unwrap())
-        .stdout(socket.try_clone().unwrap())
-        .stderr(socket);
-    let mut responder = command.spawn().unwrap();
-    assert_eq!(receive(&mut client), LEADER);
-    drop(client);
-    exits(&mut responder);
-    let lines = log.lines();
-    assert!(
-        lines[0].starts_with("<27>standard input is a listening socket"),
-        "{lines:?}"
-    );
-    assert!(
-        lines[0].contains("wait = no") && lines[0].contains("Accept=yes"),
-        "{lines:?}"
-    );
-}
-
-#[test]
-fn a_listening_local_socket_is_accepted_from_as_well() {
-    let cluster = Cluster::new();
-    let path = cluster.folder.join("socket");
-    let listener = UnixListener::bind(&path).unwrap();
-    let mut client = UnixStream::connect(&path).unwrap();
-    std::io::Write::write_all(&mut client, GET).unwrap();
-    let socket = OwnedFd::from(listener);
-    let mut command = cluster.leader().command();
-    command
-        .stdin(socket.try_clone().unwrap())
-        .stdout(socket.try_clone().unwrap())
-        .stderr(socket);
-    let mut responder = command.spawn().unwrap();
-    drop(command);
-    let mut answer = String::new();
-    std::io::Read::read_to_string(&mut client, &mut answer).unwrap();
-    assert_eq!(answer, LEADER);
-    drop(client);
-    exits(&mut responder);
 }
 
 #[test]
