@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use crate::cluster::{Cluster, FOLLOWER, LEADER, in_namespaces, starting, unknown};
+use crate::cluster::{Cluster, FOLLOWER, LEADER, in_namespaces, unknown, with_fault};
 
 #[test]
 fn the_answer_is_printed_and_the_status_is_the_state() {
@@ -229,17 +229,8 @@ fn interfaces_that_cannot_be_read_matter_to_a_wildcard_alone() {
         ("10.0.0.101", LEADER.to_string()),
     ] {
         let check = cluster.node(addresses).command();
-        let mut traced = starting("strace", &check);
         // The first socket is the one that asks for them.
-        traced.args([
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "inject=socket:error=EACCES:when=1",
-        ]);
-        let output = traced.arg(check.get_program()).args(check.get_args()).output().unwrap();
+        let output = with_fault("socket:error=EACCES:when=1", &check).output().unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), answer, "{addresses}");
     }
 }

@@ -305,6 +305,14 @@ pub fn starting(program: &str, check: &Command) -> Command {
     command
 }
 
+/// The check, with a fault that strace injects into its system calls.
+pub fn with_fault(fault: &str, check: &Command) -> Command {
+    let mut traced = starting("strace", check);
+    traced.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={fault}")]);
+    traced.arg(check.get_program()).args(check.get_args());
+    traced
+}
+
 /// The same command, run by a shell script in its own namespaces; the script ends with `exec "$@"`.
 pub fn in_namespaces(kinds: &[&str], script: &str, command: &Command) -> Command {
     let mut outer = Command::new("unshare");

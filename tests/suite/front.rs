@@ -277,7 +277,7 @@ const REFUSALS: &str = "\
 1 | SITE | 10.0.0.130 is in use: /etc/keepalived/keepalived.conf has it | instance own 7 10.0.0.130 | rm $K
 1 | SITE | keepalived.service is masked | systemctl --quiet mask keepalived | systemctl --quiet unmask keepalived";
 
-/// Its commands.
+/// The shell functions and the variable that it uses.
 const REFUSAL_SHELL: &str = r#"
     K=/etc/keepalived/keepalived.conf
     listen() {

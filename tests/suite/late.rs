@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
 use crate::cluster::{
-    Client, Cluster, GET, LEADER, Node, connect, exits, in_namespaces, starting, unknown, wait_until,
+    Client, Cluster, GET, LEADER, Node, connect, exits, in_namespaces, unknown, wait_until, with_fault,
 };
 use crate::s9s::dies_with_a_check_that_is_killed;
 use crate::syslog::{Log, logging};
@@ -118,22 +118,16 @@ fn whatever_blocks_the_client_has_its_answer_at_the_deadline_and_the_process_is_
     }
 }
 
+/// Writing the cache entry takes two seconds.
+const LATE_ENTRY: &str = "symlink,symlinkat,rename:delay_enter=2s";
+
 #[test]
 fn the_answer_does_not_wait_for_the_entry_to_be_written() {
     let cluster = Cluster::new();
     // The entry is late for the check's deadline as well: that must not make a second answer.
     let mut check = cluster.leader().command();
     check.args(["--timeout", "1"]);
-    let mut traced = starting("strace", &check);
-    traced.args([
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        "inject=symlink,symlinkat,rename:delay_enter=2s",
-    ]);
-    let mut client = connect(traced.arg(check.get_program()));
+    let mut client = connect(&mut with_fault(LATE_ENTRY, &check));
     let start = Instant::now();
     client.send(GET);
     assert_eq!(client.receive(), LEADER);
@@ -151,10 +145,7 @@ fn a_person_gets_one_answer_however_late_the_entry_is() {
     let cluster = Cluster::new();
     let mut check = cluster.leader().command();
     check.args(["--timeout", "1"]);
-    let mut traced = starting("strace", &check);
-    let delay = "inject=symlink,symlinkat,rename:delay_enter=2s";
-    traced.args(["-f", "-qq", "-o", "/dev/null", "-e", delay]);
-    let output = traced.arg(check.get_program()).args(check.get_args()).output().unwrap();
+    let output = with_fault(LATE_ENTRY, &check).output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), LEADER);
     assert_eq!(output.status.code(), Some(0));
 }
@@ -356,7 +347,10 @@ fn the_folder_of_the_lock_file_is_made_for_its_user_alone() {
         ..cluster.leader()
     };
     assert_eq!(node.answer(&[]), LEADER);
-    assert!(!folder.exists(), "a person made it, whose folder it would be");
+    assert!(
+        !folder.exists(),
+        "a check by hand must not make the folder of the service"
+    );
     assert_eq!(cluster.runs(), 1);
     at_once(10, |arguments| node.connect(arguments));
     assert_eq!(cluster.runs(), 2);
