@@ -214,7 +214,7 @@ fn way(
     seen.program = program?;
     guard.enter(Stage::S9s(seen.program.clone()));
     let run = seen.run.insert(s9s::run(&seen.program, deadline)?);
-    let text = list::plain(s9s::output(&seen.program, run)?);
+    let text = list::plain(s9s::output(&seen.program, run, &seen.interfaces)?);
     let rows = list::parse(&text)
         .map_err(|error| Reason::ListUnreadable.because(error.context("what s9s printed is no controller list")))?;
     if options.node.is_none() {

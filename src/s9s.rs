@@ -15,7 +15,7 @@ use nix::unistd::{AccessFlags, access};
 
 use crate::conf;
 use crate::deadline::Deadline;
-use crate::machine::{self, set};
+use crate::machine::set;
 use crate::process::{self, Ended, Run};
 use crate::reason::{Fault, Reason};
 
@@ -96,19 +96,20 @@ fn not_started(program: &Path, error: io::Error) -> Fault {
     reason.because(anyhow!(error).context(format!("cannot execute {}", program.display())))
 }
 
-/// What s9s printed, if it ended well.
+/// What s9s printed, if it ended well. `interfaces` are the addresses of this machine.
 ///
 /// # Errors
 /// A reason for every other end, with what s9s printed to standard error.
-pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
+pub fn output<'a>(program: &Path, run: &'a Run, interfaces: &[IpAddr]) -> Result<&'a [u8], Fault> {
     let stderr = String::from_utf8_lossy(&run.stderr);
     let reason = match run.ended {
         Ended::Exited(0) => return Ok(&run.stdout),
         Ended::Exited(status) => {
-            let here = machine::interface_addresses().unwrap_or_default();
-            let asked = conf::controller().map_or(String::new(), |(url, _)| url);
-            let is_asked = |address: IpAddr| asked.split(['/', ':']).any(|part| part == address.to_string());
-            of_exit(status, &stderr, |address| here.contains(&address) || is_asked(address))
+            let names = |url: &str, address: IpAddr| url.split(['/', ':']).any(|part| part == address.to_string());
+            let is_asked = |address| conf::controller().is_some_and(|(url, _)| names(&url, address));
+            of_exit(status, &stderr, |address| {
+                interfaces.contains(&address) || is_asked(address)
+            })
         }
         // s9s wrote to a controller that had closed the connection.
         Ended::Killed(Signal::SIGPIPE) => Reason::S9sNoTls,
