@@ -58,6 +58,8 @@ fn is_refused(what: &str, prepare: impl FnOnce(&Node<'_>)) {
     assert_eq!(node.get_in_own_memory(&["--max-age", "60"]), FOLLOWER, "{what}");
     assert_eq!(cluster.runs(), 1, "{what}: the verdict is shared all the same");
     assert_eq!(state(), before, "{what}");
+    let memory = cluster.folder.join("memory/cmonhachk-0/lock");
+    assert!(memory.exists(), "{what}: it is used");
 }
 
 #[test]
@@ -80,6 +82,10 @@ fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched
     is_refused("a file that others may write to", |node| {
         put_lock(node, b"");
         fs::set_permissions(&node.lock, Permissions::from_mode(0o666)).unwrap();
+    });
+    is_refused("a file that others may read, and lock", |node| {
+        put_lock(node, b"");
+        fs::set_permissions(&node.lock, Permissions::from_mode(0o644)).unwrap();
     });
     is_refused("another program's file", |node| {
         put_lock(node, &[b'#'; 1000]);
