@@ -272,7 +272,7 @@ fn where_no_entry_can_be_written_beside_the_lock_file_many_checks_are_one_run_al
     at_once(40, |arguments| {
         node.connect_in_own_memory(&[arguments, &["--max-age", "60"]].concat())
     });
-    assert_eq!(node.get_in_own_memory(&["--max-age", "60"]), LEADER);
+    assert_eq!(node.get_in_own_memory(&["--max-age", "60", "--timeout", "10"]), LEADER);
     assert_eq!(cluster.runs(), runs + 1);
 }
 
@@ -434,6 +434,12 @@ fn a_settings_file_holds_for_every_check_and_its_faults_are_named() {
     assert_eq!(
         with("CMONHACHK_MAX_AGE=60\nCMONHACHK_TIMEOUT=never\n", &[]),
         unknown("bad-arguments")
+    );
+    let client = |command| connect(&mut in_namespaces(&["--mount"], &script, command));
+    assert_eq!(
+        client(&logging(&node, &["--timeout", "0.3"])).answer(),
+        unknown("bad-arguments"),
+        "a silent client is not waited for past the time limit"
     );
     let lines = log.lines();
     let expected = "<27>bad-arguments: /etc/default/cmonhachk, line 2: invalid value 'never'";

@@ -122,6 +122,20 @@ fn a_lock_that_is_never_free_is_not_waited_for_past_the_deadline() {
 }
 
 #[test]
+fn a_check_that_got_no_lock_in_time_does_not_stay_to_get_it_late() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let _held = node.hold_the_lock();
+    let mut late = node.connect(&["--timeout", "0.5"]);
+    late.send(GET);
+    assert_eq!(late.receive(), unknown("lock-timeout"));
+    // For other reasons, a check waits for a second until its client closes the connection.
+    let start = Instant::now();
+    late.is_left();
+    assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+}
+
+#[test]
 fn a_lock_that_comes_free_before_the_deadline_is_taken() {
     let cluster = Cluster::new();
     let node = cluster.leader();
