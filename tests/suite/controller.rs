@@ -1,6 +1,8 @@
 //! The situations of a controller's life: what it says, which logins it refuses, when it is not asked.
 
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -430,6 +432,9 @@ fn explain_names_the_files_the_user_the_controller_and_what_is_held() {
     let seconds: u64 = seconds.split(' ').next().unwrap().parse().unwrap();
     assert!((20..30).contains(&seconds), "{told}");
     assert_eq!(cluster.runs(), 2, "it asks all the same");
+    cluster.behaves("list");
+    let told = explain(&mut check());
+    assert!(told.contains("verdict: leader\n  HAProxy is told 503"), "{told}");
     let told = explain(check().env("CMON_CONTROLLER", "https://cc9:9501"));
     assert!(
         told.contains("  controller asked: https://cc9:9501 (CMON_CONTROLLER)\n"),
@@ -451,12 +456,14 @@ fn explain_tells_root_how_to_ask_as_the_service() {
     let passwd = "root:x:0:0::/root:/bin/sh\ncmonhachk:x:990:990::/var/lib/cmonhachk:/bin/false\n";
     let passwd = cluster.folder.write("passwd", passwd);
     let mut check = cluster.leader().command();
-    check.arg("--explain").env("PASSWD", passwd);
+    check.args(["--explain", "--node", "10.0.0.101"]).env("PASSWD", passwd);
+    check.arg("--cmon-defaults").arg(OsStr::from_bytes(b"/caf\xe9"));
     let script = "mount --bind \"$PASSWD\" /etc/passwd; exec \"$@\"";
     let output = in_namespaces(&["--mount"], script, &check).output().unwrap();
     let told = String::from_utf8(output.stdout).unwrap();
     let hint = "runuser -u cmonhachk -- env -i ";
-    assert!(told.contains(hint) && told.contains("cmonhachk --explain\n"), "{told}");
+    let arguments = "cmonhachk --explain --node 10.0.0.101 --cmon-defaults /caf\u{fffd}\n";
+    assert!(told.contains(hint) && told.contains(arguments), "{told}");
     let told = String::from_utf8(cluster.leader().by_hand(&["--explain"]).stdout).unwrap();
     assert!(!told.contains(hint), "where there is no such user: {told}");
 }
