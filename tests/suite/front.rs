@@ -13,6 +13,7 @@ use std::time::Instant;
 use site::*;
 
 use crate::cluster::{Folder, project, wait_until};
+use crate::node::DEB;
 
 #[test]
 fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
@@ -38,22 +39,25 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
             "enabled\nenabled\n"
         );
     }
+    a_repair_needs_no_other_node_and_a_new_setting_does(&site);
     let metrics = site.nodes[1].run("curl --silent http://10.0.0.130:9600/metrics");
     assert!(
         metrics.contains("haproxy_server_status{proxy=\"role\",server=\"node2\""),
         "{metrics}"
     );
 
-    // A reload keeps a session and the address; an update of haproxy causes such a reload.
+    // A reload keeps a session and the address; an update of haproxy causes such a reload, also if dpkg
+    // drops the trigger because it installs both packages in one go.
     let (session, _) = site.visit(VIRTUAL, 81).unwrap();
-    site.nodes[0].run(
-        "systemctl reload keepalived; cd /usr/sbin; cp haproxy new; mv new haproxy
-         dpkg-trigger --by-package=haproxy /usr/sbin/haproxy; dpkg --triggers-only --pending",
-    );
-    wait_until("HAProxy is the new program", || {
-        let program = "readlink /proc/$(systemctl show --property MainPID --value cmonhachk-front)/exe";
-        site.nodes[0].run(program) == "/usr/sbin/haproxy\n"
-    });
+    site.nodes[0].run("systemctl reload keepalived");
+    let trigger = "dpkg-trigger --by-package=haproxy /usr/sbin/haproxy; dpkg --triggers-only --pending";
+    for update in [trigger, &format!("dpkg --install {DEB}")] {
+        site.nodes[0].run(&format!("cd /usr/sbin; cp haproxy new; mv new haproxy; {update}"));
+        wait_until("HAProxy is the new program", || {
+            let program = "readlink /proc/$(systemctl show --property MainPID --value cmonhachk-front)/exe";
+            site.nodes[0].run(program) == "/usr/sbin/haproxy\n"
+        });
+    }
     site.stays_on("node1");
     assert!(is_open(&session));
 
@@ -91,6 +95,35 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     });
     assert!(replies[&Some("node2".to_string())] > 10, "{replies:?}");
     assert!(!replies.keys().flatten().any(|name| name != "node2"), "{replies:?}");
+}
+
+/// The third node does not answer, and the second one has lost parts of its front.
+fn a_repair_needs_no_other_node_and_a_new_setting_does(site: &Site) {
+    let [_, node, silent] = &site.nodes[..] else {
+        unreachable!()
+    };
+    silent.run("systemctl stop cmonhachk.socket");
+    node.run("rm /etc/keepalived/cmonhachk.conf; systemctl --quiet disable --now cmonhachk-front");
+    let repair = node.front("");
+    for part in [
+        "Enables cmonhachk-front.service\n",
+        "Starts cmonhachk-front.service\n",
+        "Writes /etc/keepalived/cmonhachk.conf\n",
+        "cmonhachk-front: 10.0.0.103 does not answer on port 9201 as cmonhachk does\n",
+    ] {
+        assert!(repair.contains(part), "{part}: {repair}");
+    }
+    assert!(repair.ends_with("\n1\n"), "{repair}");
+    assert_eq!(node.run("systemctl is-active cmonhachk-front"), "active\n");
+    let state = node.state();
+    let refusal = node.front("--front-port 82");
+    assert!(
+        refusal.contains("10.0.0.103 does not answer") && refusal.ends_with("\n1\n"),
+        "{refusal}"
+    );
+    assert_eq!(node.state(), state);
+    silent.run("systemctl start cmonhachk.socket");
+    assert!(node.succeeds("").ends_with("Nothing had to be changed.\n0\n"));
 }
 
 const STRANGER: &str = "vrrp_instance stranger {\n interface switch\n virtual_router_id 51\n priority 200\n \
@@ -174,9 +207,9 @@ fn what_an_operator_has_is_neither_changed_nor_restarted() {
                 .contains("Removes /etc/keepalived/cmonhachk.conf\n")
         );
         assert_eq!(node.state(), state);
-        // Removing the package removes the front as well.
+        // Removing the package removes the front as well, also if what it needs was removed before.
         match node.name {
-            "node3" => node.run("mv /usr/sbin/haproxy /usr/bin/curl /opt; dpkg --remove cmonhachk"),
+            "node3" => node.run("mv /usr/bin/curl /opt; dpkg --purge haproxy keepalived; dpkg --remove cmonhachk"),
             // This works even if somebody has removed our file.
             "node1" => node.run("rm /etc/keepalived/cmonhachk.conf; cmonhachk-front --remove"),
             _ => node.succeeds("--remove"),
@@ -184,6 +217,9 @@ fn what_an_operator_has_is_neither_changed_nor_restarted() {
     }
     wait_until("nobody has the address", || site.holders(VIRTUAL).is_empty());
     assert_eq!((theirs(), files()), before);
+    let left =
+        "find /etc /run -path /run/systemd -prune -o -name 'cmonhachk-front*' -print -o -name 'cmonhachk.c*' -print";
+    assert_eq!(site.nodes[2].run(left), "");
     for node in &site.nodes[1..] {
         assert_eq!(
             node.run("ls /etc/keepalived/keepalived.conf; systemctl is-active keepalived"),

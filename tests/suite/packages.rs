@@ -114,7 +114,10 @@ fn xinetd_takes_the_port_over_and_gives_it_back_without_a_restart() {
         let before = node.files();
         node.install(&format!("{DEB} xinetd"));
         let xinetd = node.run("pgrep --exact xinetd");
-        hands_over(&node, suite, || drop(node.install(XINETD_DEB)));
+        hands_over(&node, suite, || {
+            let said = node.install(XINETD_DEB);
+            assert!(!said.contains("nobody answers"), "{said}");
+        });
         assert_eq!(node.serves(), SERVED_BY_XINETD, "{suite}");
 
         node.make_version("9.9.9", "deb");
@@ -136,6 +139,13 @@ fn xinetd_takes_the_port_over_and_gives_it_back_without_a_restart() {
         wait_until("xinetd has the port", || node.serves() == SERVED_BY_XINETD);
         assert_eq!(node.run(&format!("cat {SERVICE}")), narrowed, "{suite}: the edit stays");
         assert_eq!(node.run("pgrep --exact xinetd"), xinetd, "{suite}: no restart");
+
+        node.run("invoke-rc.d xinetd stop");
+        let said = node.install(&format!("--reinstall {XINETD_DEB}"));
+        let cause = "cmonhachk-xinetd: nobody answers yet, for xinetd does not run: systemctl enable xinetd; systemctl start xinetd\n";
+        assert!(said.contains(cause), "{said}");
+        node.run("systemctl enable xinetd; systemctl start xinetd");
+        node.leads();
 
         node.run("apt-get purge -qq -y cmonhachk cmonhachk-xinetd");
         assert_eq!(node.systemd.curl(), "", "{suite}: nobody serves the port");
@@ -296,6 +306,23 @@ fn private_networks_may_ask_and_no_others() {
         networks(&file("xinetd/cmonhachk"), "only_from"),
         networks(&file("systemd/cmonhachk.socket"), "IPAddressAllow=localhost")
     );
+}
+
+#[test]
+fn what_a_check_writes_to_standard_error_is_in_the_journal_as_an_error() {
+    let node = Node::boot("bookworm");
+    node.install(DEB);
+    node.write(
+        "/etc/systemd/system/cmonhachk@.service.d/crash.conf",
+        "[Service]\nExecStart=\nExecStart=/bin/sh -c 'echo last words >&2; echo answer'\n",
+    );
+    node.run("systemctl daemon-reload");
+    let answer = node.systemd.run("curl --silent --http0.9 http://127.0.0.1:9201/");
+    assert_eq!(answer, "answer\n");
+    wait_until("the journal has the last words", || {
+        let journal = "journalctl --output cat --priority err --unit 'cmonhachk@*'";
+        node.systemd.run(journal) == "last words\n"
+    });
 }
 
 #[test]
