@@ -40,6 +40,7 @@ fn the_check_and_s9s_run_as_a_user_of_their_own_and_share_their_verdicts() {
         assert_eq!(node.systemd.curl(), LEADER);
     }
     assert!(runs() - before <= 1);
+    node.write("/etc/default/cmonhachk", "CMONHACHK_TIMEOUT=15\n");
     node.run("systemd-tmpfiles --create cmonhachk.conf");
     wait_until("the lock file is there again", || {
         node.systemd.curl() == LEADER && node.has(LOCK)
