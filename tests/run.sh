@@ -53,11 +53,20 @@ tests() {
 }
 
 # Builds the binary and the packages that users get. The tests use that binary, not the one that
-# cargo builds for them.
+# cargo builds for them. Meanwhile the roots of other Debians are made for the suite: that takes longer
+# than a test may.
 build() {
+    local root roots=()
+    if [[ " ${parts[*]} " = *" suite "* ]]; then
+        for root in bullseye bookworm trixie; do
+            tests/root.sh "$root" &
+            roots+=("$!")
+        done
+    fi
     deploy/package.sh
     export TESTED_BINARY=$PWD/target/dist/cmonhachk
     cargo test --profile suite --locked --quiet --no-run
+    for root in "${roots[@]}"; do wait "$root" || fail "a root is missing"; done
 }
 
 quick() {
