@@ -101,7 +101,7 @@ fn explain_tells_the_way_to_a_leader() {
         "127.0.0.1 (loopback: ignored)",
         "10.0.0.101",
         "tests/sim/s9s controller --list --long",
-        "exited with status 0 after 0.",
+        "exited with status 0 after ",
         "Total: 3 controller(s)",
         "l 1.7.4.3565 system admins 10.0.0.101 10.0.0.101 9501 Acting as leader.",
         "verdict: leader",

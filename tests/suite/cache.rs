@@ -10,7 +10,6 @@ use cmonhachk::entry::Entry;
 use cmonhachk::reason::Reason;
 use cmonhachk::verdict::Verdict;
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::Uid;
 
 use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until, with_fault};
 use crate::controller::later;
@@ -130,9 +129,6 @@ fn an_entry_is_believed_only_in_its_time_its_boot_and_its_key() {
 
 #[test]
 fn an_entry_of_another_user_is_not_believed() {
-    if !Uid::effective().is_root() {
-        return;
-    }
     let cluster = Cluster::new();
     let node = cluster.node("10.0.0.102");
     let (path, valid) = entry_of_a_leader(&node, &["--max-age", "60"]);
@@ -223,7 +219,7 @@ fn a_lock_file_of_another_version_is_taken_over() {
         fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
         let runs = cluster.runs();
         for _ in 0..3 {
-            assert_eq!(node.get(&["--max-age", "0.2"]), LEADER);
+            assert_eq!(node.get(&["--max-age", "60"]), LEADER);
         }
         assert_eq!(cluster.runs(), runs + 1);
         assert_eq!(entries(&node).len(), 1);
@@ -338,7 +334,7 @@ fn no_rate_of_checks_makes_more_than_one_run_in_max_age() {
         clients.into_iter().map(|client| client.join().unwrap()).sum()
     });
     let possible = start.elapsed().as_millis() as usize / 500 + 1;
-    assert!(checks > 2 * possible, "too few checks ({checks}) to show anything");
+    assert!(checks > possible, "too few checks ({checks}) to show anything");
     assert!(
         cluster.runs() <= possible,
         "{checks} checks took {} runs, {possible} would do",
