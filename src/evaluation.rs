@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use crate::defaults::{Entry, join};
 use crate::list::{Row, State};
 use crate::reason::{Fault, Reason};
-use crate::verdict::{Role, Standing};
+use crate::verdict::{Standing, Verdict};
 
 /// Finds this node in the list, and the role that the list gives it.
 ///
@@ -45,13 +45,13 @@ pub fn evaluate(entries: &[Entry], interfaces: &[IpAddr], rows: &[Row<'_>]) -> R
     if leaders > 1 {
         return Err(Reason::SeveralLeaders.because(anyhow!("{leaders} rows say leader; this node's is \"{text}\"")));
     }
-    let role = match row.state {
-        State::Leader => Role::Leader,
-        State::Follower => Role::Follower,
+    let verdict = match row.state {
+        State::Leader => Verdict::Leader,
+        State::Follower => Verdict::Follower,
         State::Offline => return Err(Reason::Offline.because(anyhow!("this node's row is \"{text}\""))),
         State::NoRole => return Err(Reason::NoRole.because(anyhow!("this node's row is \"{text}\""))),
     };
-    Ok(Standing { role, row: text })
+    Ok(Standing { verdict, row: text })
 }
 
 /// The addresses and names of this node, names in lower case.
