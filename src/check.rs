@@ -28,7 +28,7 @@ use crate::verdict::{Standing, Verdict, verdict};
 /// lock still get the verdict, and HAProxy starts its second try sooner.
 const RESERVE: Duration = Duration::from_millis(450);
 
-/// How long s9s is not run after a first refusal.
+/// How long s9s is not run after a first refusal, and after a run that cannot be killed.
 const FIRST_HOLD: Duration = Duration::from_secs(30);
 
 /// What a check saw. A field is empty if the check did not get that far.
@@ -169,8 +169,8 @@ pub fn check(options: &Options, asker: Asker, deadline: Deadline, guard: &Guard)
     Checked::Found(Box::new(report), publication)
 }
 
-/// How long s9s must not be run again. The time doubles with each refusal, up to `backoff`, so that a
-/// wrong password does not get the user suspended.
+/// How long s9s must not be run again, at most `backoff`. After a refusal, the time doubles with the next
+/// one, so that a wrong password does not get the user suspended.
 fn hold(report: &mut Report, before: Option<&Entry>, credentials: u32, backoff: Duration) -> Option<Hold> {
     let fault = report.outcome.as_mut().err()?;
     let before = before.and_then(|entry| entry.hold);
@@ -179,8 +179,14 @@ fn hold(report: &mut Report, before: Option<&Entry>, credentials: u32, backoff: 
         // After the maintenance, the next refusal doubles this span.
         return before;
     }
-    let span = before.map_or(FIRST_HOLD, |hold| hold.span * 2).min(backoff);
-    if !fault.reason.is_refusal() || span.is_zero() {
+    let span = match fault.reason {
+        reason if reason.is_refusal() => before.map_or(FIRST_HOLD, |hold| hold.span * 2),
+        // Each run leaves one more process that cannot be killed. This may be over at any moment.
+        Reason::Stuck => FIRST_HOLD,
+        _ => return None,
+    };
+    let span = span.min(backoff);
+    if span.is_zero() {
         return None;
     }
     let detail = std::mem::replace(&mut fault.detail, anyhow!(""));

@@ -19,16 +19,16 @@ pub struct Entry {
     pub boot: Option<String>,
     /// When the run of s9s began, since boot: the information is as old as that.
     pub from: Duration,
-    /// How long s9s is not run again, after a refusal.
+    /// How long s9s is not run again, where running it does harm.
     pub hold: Option<Hold>,
     /// The verdict.
     pub verdict: Verdict,
 }
 
-/// How long a refused login is not tried again.
+/// How long s9s is not run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// From the start of the run that was refused.
+    /// From the start of the run that did harm: its login was refused, or it cannot be killed.
     pub span: Duration,
     /// The credentials that it holds for, as [`crate::conf::digest`] has them.
     pub credentials: u32,

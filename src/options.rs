@@ -66,7 +66,7 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_MAX_AGE", default_value = "1", value_parser = seconds)]
     pub max_age: Duration,
 
-    /// Longest pause of s9s after a refused login; 0: no pause
+    /// Longest pause of s9s after a refused login or a run that cannot be killed; 0: no pause
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_BACKOFF", default_value = "300", value_parser = seconds)]
     pub backoff: Duration,
 
