@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{self, FcntlArg, OFlag};
 use nix::libc::{self, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::Uid;
 
 use crate::deadline::since_boot;
@@ -239,10 +240,13 @@ fn read(path: &Path, key: u64) -> Option<Entry> {
     Entry::decode(&target(path)?).filter(|entry| entry.key == key)
 }
 
-/// The text of a symbolic link that belongs to this user.
+/// The text of a symbolic link that belongs to this user. Both are read from one open link: by its path, a
+/// stranger could exchange the folder in between.
 fn target(path: &Path) -> Option<String> {
-    let text = fs::read_link(path).ok()?.into_os_string().into_string().ok()?;
-    (fs::symlink_metadata(path).ok()?.uid() == Uid::effective().as_raw()).then_some(text)
+    let how = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let link = fcntl::open(path, how, Mode::empty()).ok()?;
+    let text = fcntl::readlinkat(&link, "").ok()?.into_string().ok()?;
+    (fstat(&link).ok()?.st_uid == Uid::effective().as_raw()).then_some(text)
 }
 
 /// Opens the lock file, and refuses any other file in its place.
@@ -286,7 +290,8 @@ pub fn open(path: &Path, missing: Missing) -> Result<File> {
     );
     ensure!(meta.nlink() <= 1, "it has {} hard links", meta.nlink());
     let mode = meta.mode() & 0o7777;
-    ensure!(mode & 0o022 == 0, "others may write to it (mode {mode:04o})");
+    // Who may read it may lock it, for as long as they like.
+    ensure!(mode & 0o066 == 0, "others may open it (mode {mode:04o})");
     let mut start = [0; OURS.len()];
     ensure!(
         meta.len() == 0 || (file.read_exact_at(&mut start, 0).is_ok() && start == OURS),
@@ -306,7 +311,7 @@ fn wait_for(file: &File, key: u64) -> Result<()> {
         l_pid: 0,
     };
     loop {
-        match fcntl(file, FcntlArg::F_SETLKW(&byte)) {
+        match fcntl::fcntl(file, FcntlArg::F_SETLKW(&byte)) {
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(anyhow!(errno).context("it cannot be locked")),

@@ -12,7 +12,7 @@ use crate::conf;
 use crate::deadline::{Deadline, since_boot};
 use crate::defaults;
 use crate::entry::{Entry, Hold};
-use crate::evaluation::{belong_here, evaluate};
+use crate::evaluation::evaluate;
 use crate::guard::{Guard, Stage};
 use crate::key::{Asker, key};
 use crate::list;
@@ -68,7 +68,7 @@ pub struct Publication {
     slot: Slot,
     /// When the run began, since boot.
     from: Duration,
-    /// Whether the run had less time than usual, so that a timeout says nothing about s9s.
+    /// Whether the run had less time than usual, so that its end by timeout says nothing about s9s.
     hurried: bool,
     hold: Option<Hold>,
     /// Why this user cannot look for the maintenance file.
@@ -107,7 +107,7 @@ impl Checked {
         } = *publication;
         let verdict = verdict(&report.outcome);
         let before = slot.before.as_ref().map(|entry| entry.verdict);
-        if hurried && verdict == Verdict::Unknown(Reason::S9sTimeout) {
+        if hurried && matches!(verdict, Verdict::Unknown(Reason::S9sTimeout | Reason::Stuck)) {
             return;
         }
         let instead = slot.publish(verdict, from, hold);
@@ -217,9 +217,6 @@ fn way(
     let text = list::plain(s9s::output(&seen.program, run, &seen.interfaces)?);
     let rows = list::parse(&text)
         .map_err(|error| Reason::ListUnreadable.because(error.context("what s9s printed is no controller list")))?;
-    if options.node.is_none() {
-        belong_here(&seen.entries, &seen.interfaces, &rows)?;
-    }
     evaluate(&seen.entries, &seen.interfaces, &rows)
 }
 

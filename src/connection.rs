@@ -1,19 +1,17 @@
 //! The connection: a client's socket on standard input, as a super-server hands it over.
 
 use std::fs::OpenOptions;
-use std::io;
 use std::mem;
-use std::net::TcpListener;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::{STDERR_FILENO, STDIN_FILENO, STDOUT_FILENO};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, Shutdown, SockaddrLike, SockaddrStorage, getpeername, getsockname, getsockopt, recv, send,
-    shutdown, sockopt,
+    AddressFamily, MsgFlags, Shutdown, SockaddrLike, SockaddrStorage, accept, getpeername, getsockname, getsockopt,
+    recv, send, shutdown, sockopt,
 };
 use nix::sys::stat::fstat;
 use nix::unistd::{close, dup2_stderr, dup2_stdin, dup2_stdout};
@@ -66,7 +64,7 @@ impl Connection {
             }
         }
         if listens {
-            accept();
+            accept_client();
         }
         Some(Connection)
     }
@@ -144,26 +142,17 @@ fn family() -> Option<AddressFamily> {
 
 /// Replaces the listening socket on standard input by the client that waits on it. Nobody else
 /// would accept that client, and the super-server would start one check after the other for it.
-fn accept() {
+fn accept_client() {
     log::fault(
         "standard input is a listening socket; the service starts a check for each connection: \
          set \"wait = no\" in xinetd's service file, \"Accept=yes\" in systemd's socket unit",
     );
     wait_for(PollFlags::POLLIN, Deadline::from_now(ACCEPTING));
-    let Ok(socket) = standard(STDIN_FILENO).try_clone_to_owned() else {
-        return;
-    };
-    let client: io::Result<OwnedFd> = if family() == Some(AddressFamily::Unix) {
-        let listener = UnixListener::from(socket);
-        let accepted = listener.set_nonblocking(true).and_then(|()| listener.accept());
-        accepted.map(|(client, _)| client.into())
-    } else {
-        let listener = TcpListener::from(socket);
-        let accepted = listener.set_nonblocking(true).and_then(|()| listener.accept());
-        accepted.map(|(client, _)| client.into())
-    };
-    if let Ok(client) = client {
-        let _ = dup2_stdin(&client);
+    // The client may have gone: wait for no other.
+    let _ = fcntl(standard(STDIN_FILENO), FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+    if let Ok(client) = accept(STDIN_FILENO) {
+        // SAFETY: accept(2) has just made it, and nobody else has it.
+        let _ = dup2_stdin(unsafe { OwnedFd::from_raw_fd(client) });
     }
 }
 

@@ -294,6 +294,7 @@ mod tests {
             "[ -e /x ] && RPC_BIND_ADDRESSES=10.0.0.2",
             "case $(hostname) in\ncc2)\nRPC_BIND_ADDRESSES=10.0.0.2\n;;\nesac",
             "f() {\nRPC_BIND_ADDRESSES=10.0.0.2\n}",
+            "function f {\nRPC_BIND_ADDRESSES=10.0.0.2\n}",
             "cat <<EOF\nRPC_BIND_ADDRESSES=10.0.0.2\nEOF",
             "NOTE=\"\nRPC_BIND_ADDRESSES=10.0.0.2\n\"",
             "NOTE=x\\\nRPC_BIND_ADDRESSES=10.0.0.2",

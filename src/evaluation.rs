@@ -8,12 +8,13 @@ use anyhow::anyhow;
 use crate::defaults::{Entry, join};
 use crate::list::{Row, State};
 use crate::reason::{Fault, Reason};
-use crate::verdict::{Role, Standing};
+use crate::verdict::{Standing, Verdict};
 
 /// Finds this node in the list, and the role that the list gives it.
 ///
-/// A row is this node's if it matches any of `entries`; `interfaces` are the addresses that a wildcard
-/// among them stands for.
+/// A row is this node's if it matches any of `entries`. `interfaces` are this machine's addresses, as far
+/// as they are known: a wildcard among the entries stands for them, and the entries name another machine if
+/// only rows of others have them.
 ///
 /// # Errors
 /// The reason why the list gives this node no certain role.
@@ -26,6 +27,15 @@ pub fn evaluate(entries: &[Entry], interfaces: &[IpAddr], rows: &[Row<'_>]) -> R
     let Some(row) = ours.first() else {
         return Err(Reason::NotListed.because(anyhow!("no row for {}", join(entries))));
     };
+    let is_here = |row: &&Row<'_>| row.address().is_some_and(|address| interfaces.contains(&address));
+    if let Some(here) = rows.iter().find(is_here)
+        && !ours.iter().any(is_here)
+    {
+        let (names, text) = (join(entries), String::from_utf8_lossy(here.line));
+        return Err(Reason::AnotherNode.because(anyhow!(
+            "this node is said to be {names}, but this machine's address is in the row \"{text}\""
+        )));
+    }
     let text = String::from_utf8_lossy(row.line).into_owned();
     if let Some(other) = ours.iter().find(|other| other.state != row.state) {
         let other = String::from_utf8_lossy(other.line);
@@ -35,33 +45,13 @@ pub fn evaluate(entries: &[Entry], interfaces: &[IpAddr], rows: &[Row<'_>]) -> R
     if leaders > 1 {
         return Err(Reason::SeveralLeaders.because(anyhow!("{leaders} rows say leader; this node's is \"{text}\"")));
     }
-    let role = match row.state {
-        State::Leader => Role::Leader,
-        State::Follower => Role::Follower,
+    let verdict = match row.state {
+        State::Leader => Verdict::Leader,
+        State::Follower => Verdict::Follower,
         State::Offline => return Err(Reason::Offline.because(anyhow!("this node's row is \"{text}\""))),
         State::NoRole => return Err(Reason::NoRole.because(anyhow!("this node's row is \"{text}\""))),
     };
-    Ok(Standing { role, row: text })
-}
-
-/// Checks that `entries` do not name another machine: they do if none of their rows has an address of this
-/// machine's `interfaces`, and another row has.
-///
-/// # Errors
-/// [`Reason::AnotherNode`], with the row that has this machine's address.
-pub fn belong_here(entries: &[Entry], interfaces: &[IpAddr], rows: &[Row<'_>]) -> Result<(), Fault> {
-    let node = Node::new(entries, interfaces);
-    let is_here = |row: &&Row<'_>| row.address().is_some_and(|address| interfaces.contains(&address));
-    let here: Vec<_> = rows.iter().filter(is_here).collect();
-    match here.first() {
-        Some(row) if rows.iter().any(|row| node.has(row)) && !here.iter().any(|row| node.has(row)) => {
-            let (names, text) = (join(entries), String::from_utf8_lossy(row.line));
-            Err(Reason::AnotherNode.because(anyhow!(
-                "RPC_BIND_ADDRESSES names {names}, but this machine has the row \"{text}\""
-            )))
-        }
-        _ => Ok(()),
-    }
+    Ok(Standing { verdict, row: text })
 }
 
 /// The addresses and names of this node, names in lower case.
@@ -115,11 +105,19 @@ mod tests {
         text
     }
 
+    /// The addresses of a machine.
+    const HERE: [&str; 2] = ["10.0.0.2", "fd00::2"];
+
     /// The verdict for a node with these bind addresses, on a list of (state, name, IP).
     fn told(addresses: &str, rows: &[(char, &str, &str)]) -> String {
+        told_on(&[], addresses, rows)
+    }
+
+    /// The same, on a machine with the addresses `here`.
+    fn told_on(here: &[&str], addresses: &str, rows: &[(char, &str, &str)]) -> String {
         let text = listing(rows);
         let entries = bind_addresses(format!("RPC_BIND_ADDRESSES=\"{addresses}\"").as_bytes()).unwrap();
-        let interfaces = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        let interfaces: Vec<IpAddr> = here.iter().map(|address| address.parse().unwrap()).collect();
         verdict(&evaluate(&entries, &interfaces, &list::parse(text.as_bytes()).unwrap())).words()
     }
 
@@ -200,20 +198,23 @@ mod tests {
         assert_eq!(told("127.0.0.1,10.9.9.9,10.0.0.2", &rows), "follower");
         assert_eq!(told("nowhere 10.0.0.1", &rows), "leader");
         for addresses in ["10.0.0.1,10.0.0.2", "10.0.0.2,10.0.0.1", "0.0.0.0,10.0.0.1"] {
-            assert_eq!(told(addresses, &rows), "unknown rows-disagree", "{addresses}");
+            assert_eq!(told_on(&HERE, addresses, &rows), "unknown rows-disagree", "{addresses}");
         }
     }
 
     #[test]
     fn a_wildcard_is_every_address_of_the_interfaces() {
         let rows = [('f', "10.0.0.1", "10.0.0.1"), ('l', "10.0.0.2", "10.0.0.2")];
-        assert_eq!(told("0.0.0.0", &rows), "leader");
-        assert_eq!(told("::", &rows), "leader");
+        assert_eq!(told_on(&HERE, "0.0.0.0", &rows), "leader");
+        assert_eq!(told_on(&HERE, "::", &rows), "leader");
         assert_eq!(
-            told("0.0.0.0", &[('f', "cc1", "fd00::2"), ('l', "cc2", "fd00::3")]),
+            told_on(&HERE, "0.0.0.0", &[('f', "cc1", "fd00::2"), ('l', "cc2", "fd00::3")]),
             "follower"
         );
-        assert_eq!(told("0.0.0.0", &[('l', "10.0.0.1", "10.0.0.1")]), "unknown not-listed");
+        assert_eq!(
+            told_on(&HERE, "0.0.0.0", &[('l', "10.0.0.1", "10.0.0.1")]),
+            "unknown not-listed"
+        );
     }
 
     #[test]
@@ -223,7 +224,7 @@ mod tests {
             "unknown rows-disagree"
         );
         assert_eq!(
-            told("0.0.0.0", &[('l', "a", "10.0.0.2"), ('-', "b", "fd00::2")]),
+            told_on(&HERE, "0.0.0.0", &[('l', "a", "10.0.0.2"), ('-', "b", "fd00::2")]),
             "unknown rows-disagree"
         );
         assert_eq!(
@@ -237,25 +238,22 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_node_is_known_by_the_row_of_this_machine() {
-        let interfaces = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
-        let text = listing(&[('l', "cc1", "10.0.0.1"), ('f', "cc2", "10.0.0.2")]);
-        let rows = list::parse(text.as_bytes()).unwrap();
-        for (addresses, code) in [
-            ("10.0.0.1", Some("another-node")),
-            ("cc1", Some("another-node")),
-            ("10.0.0.3", None),
-            ("10.0.0.2", None),
-            ("10.0.0.1,10.0.0.2", None),
-            ("cc2", None),
-            ("::", None),
+    fn a_node_that_the_list_places_elsewhere_is_another() {
+        let rows = [('l', "cc1", "10.0.0.1"), ('f', "cc2", "10.0.0.2")];
+        for (addresses, words) in [
+            ("10.0.0.1", "unknown another-node"),
+            ("cc1", "unknown another-node"),
+            ("10.0.0.3", "unknown not-listed"),
+            ("10.0.0.2", "follower"),
+            ("cc2", "follower"),
+            ("10.0.0.1,10.0.0.2", "unknown rows-disagree"),
+            ("::", "follower"),
         ] {
-            let entries = bind_addresses(format!("RPC_BIND_ADDRESSES={addresses}").as_bytes()).unwrap();
-            let told = belong_here(&entries, &interfaces, &rows);
-            assert_eq!(told.err().map(|fault| fault.reason.code()), code, "{addresses}");
-            // A machine whose addresses are in no row, or not known, says nothing.
-            assert!(belong_here(&entries, &["192.0.2.1".parse().unwrap()], &rows).is_ok());
-            assert!(belong_here(&entries, &[], &rows).is_ok());
+            assert_eq!(told_on(&HERE, addresses, &rows), words, "{addresses}");
+        }
+        // A machine whose addresses are in no row, or not known, says nothing.
+        for here in [&["192.0.2.1"][..], &[]] {
+            assert_eq!(told_on(here, "10.0.0.1", &rows), "leader");
         }
     }
 

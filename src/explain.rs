@@ -40,7 +40,8 @@ pub fn explain(options: &Options, report: &Report) -> String {
         }
         Err(why) => say(&format!("  not used: {why:#}")),
     }
-    for (entry, left) in cache::holds(&options.lock_file, options.backoff) {
+    let holds = cache::holds(&options.lock_file, options.backoff);
+    for (entry, left) in &holds {
         let (verdict, seconds) = (entry.verdict.words(), left.as_secs());
         say(&format!(
             "  {verdict}: s9s is not run for another {seconds} s, unless its credentials or the settings change"
@@ -68,10 +69,11 @@ pub fn explain(options: &Options, report: &Report) -> String {
         say(&format!("  {line}"));
     }
     if Uid::effective().is_root() && matches!(User::from_name(SERVICE_USER), Ok(Some(_))) {
+        let arguments: Vec<_> = env::args_os().skip(1).collect();
         say(&format!(
             "  these are root's files; to check as the service: runuser -u {SERVICE_USER} -- env -i {} {}",
             env::current_exe().unwrap_or_default().display(),
-            env::args().skip(1).collect::<Vec<_>>().join(" ")
+            arguments.join(" ".as_ref()).display()
         ));
     }
     say("What s9s says");
@@ -90,6 +92,9 @@ pub fn explain(options: &Options, report: &Report) -> String {
     let verdict = verdict(&report.outcome);
     say(&format!("  verdict: {}", verdict.words()));
     say(match verdict {
+        Verdict::Leader if !holds.is_empty() => {
+            "  HAProxy is told 503 as long as s9s is not run for the service (see Cache), and then 200."
+        }
         Verdict::Leader => "  HAProxy is told 200: users are sent to this node.",
         Verdict::Follower | Verdict::Unknown(_) => "  HAProxy is told 503: no users are sent to this node.",
     });

@@ -1,8 +1,8 @@
 //! The cache key: a digest of everything that decides the verdict.
 //!
 //! HAProxy must not get the result of what a person tries out by hand, and two services must not take
-//! each other's verdict. `--timeout` and `--max-age` are not in the key: they change how a verdict is
-//! reached and used, not what it is.
+//! each other's verdict. `--timeout` is in the key: a timeout of s9s says nothing to a service that waits
+//! longer. `--max-age` is not: it changes how a verdict is used, not what it is.
 
 use std::env;
 use std::ffi::OsStr;
@@ -37,7 +37,7 @@ pub fn key(options: &Options, asker: Asker, s9s: Option<&Path>) -> u64 {
     env!("CARGO_PKG_VERSION").hash(&mut hasher);
     asker.hash(&mut hasher);
     (&options.cmon_defaults, identity(&options.cmon_defaults)).hash(&mut hasher);
-    options.node.hash(&mut hasher);
+    (&options.node, options.timeout).hash(&mut hasher);
     (s9s, s9s.and_then(identity)).hash(&mut hasher);
     environment.hash(&mut hasher);
     // The network namespace decides which interfaces and controllers there are. The mount namespace is

@@ -38,6 +38,8 @@ pub enum Ended {
     TimedOut,
     /// It printed more than it may; it was killed.
     TooMuchOutput,
+    /// Its time was up, and SIGKILL does not end it: it waits for a disk or mount that does not answer.
+    Survived,
 }
 
 /// A run that is over.
@@ -129,6 +131,7 @@ impl Child {
         // Read the rest of its output, without waiting for what a surviving process might add later.
         let overflow = self.drain();
         match (ended, status) {
+            (Some(Ended::TimedOut), _) if self.strays().any(is_uninterruptible) => Ended::Survived,
             (Some(ended), _) => ended,
             (None, _) if overflow => Ended::TooMuchOutput,
             (None, Some(WaitStatus::Exited(_, status))) => Ended::Exited(status),
@@ -164,18 +167,22 @@ impl Child {
                 Err(_) => break,
             }
         }
-        // A process that has lost its parent is a child of this one now; see `watch_for_exits`.
-        let strays = || children().into_iter().filter(|pid| !self.others.contains(pid));
-        while !patience.passed() && strays().next().is_some() {
-            for stray in strays() {
+        while !patience.passed() && self.strays().next().is_some() {
+            for stray in self.strays() {
                 let _ = kill(stray, Signal::SIGKILL);
                 let _ = waitpid(stray, Some(WaitPidFlag::WNOHANG));
             }
-            if strays().next().is_some() {
+            if self.strays().next().is_some() {
                 self.wait_for_an_exit(patience);
             }
         }
         status
+    }
+
+    /// What is left of the program. A process that has lost its parent is a child of this one now; see
+    /// `watch_for_exits`.
+    fn strays(&self) -> impl Iterator<Item = Pid> {
+        children().into_iter().filter(|pid| !self.others.contains(pid))
     }
 
     fn wait_for_an_exit(&self, deadline: Deadline) {
@@ -195,6 +202,12 @@ fn children() -> Vec<Pid> {
     let list = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
     let numbers = list.split_whitespace().filter_map(|number| number.parse().ok());
     numbers.map(Pid::from_raw).collect()
+}
+
+/// Whether the process is in a wait that no signal ends (proc_pid_stat(5): state `D`).
+fn is_uninterruptible(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" D"))
 }
 
 /// A descriptor that becomes readable when a child has exited. Orphans of the program become

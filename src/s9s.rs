@@ -116,6 +116,7 @@ pub fn output<'a>(program: &Path, run: &'a Run, interfaces: &[IpAddr]) -> Result
         Ended::Killed(_) => Reason::S9sKilled,
         Ended::TimedOut => Reason::S9sTimeout,
         Ended::TooMuchOutput => Reason::S9sTooMuchOutput,
+        Ended::Survived => Reason::Stuck,
     };
     let said = match stderr.trim() {
         "" => String::new(),
@@ -190,6 +191,7 @@ pub fn ending(run: &Run) -> String {
         Ended::Exited(status) => format!("exited with status {status} after {seconds:.3} s"),
         Ended::Killed(signal) => format!("was ended by {signal} after {seconds:.3} s"),
         Ended::TimedOut => format!("was still running after {seconds:.3} s and was killed"),
+        Ended::Survived => format!("was still running after {seconds:.3} s, and SIGKILL does not end it"),
         Ended::TooMuchOutput => format!("printed more than {MAX_OUTPUT} bytes and was killed after {seconds:.3} s"),
     }
 }

@@ -30,7 +30,10 @@ pub fn serve(connection: Connection, started: Duration) {
     let late = client.clone();
     let last_words = move |reason| {
         late.answer(Verdict::Unknown(reason));
-        late.connection.linger();
+        // While this check lingers, it may still get the lock, and would keep it from the others.
+        if reason != Reason::LockTimeout {
+            late.connection.linger();
+        }
         0
     };
     // Nothing can block up to here, nor in this statement. Everything after it may block.
@@ -38,7 +41,7 @@ pub fn serve(connection: Connection, started: Duration) {
         or_internal_error(|| Options::given().map_err(|error| refuse(&error.into()))).and_then(|options| options);
     let timeout = options.as_ref().map_or(READING, |options| options.timeout);
     match guard::arm(Deadline(started + timeout), true, last_words) {
-        Ok(guard) => client.serve(started, options, &guard),
+        Ok(guard) => client.serve(started, timeout, options, &guard),
         Err(error) => {
             // If there is no room for a thread, there is none for s9s.
             log::fault(&format!("{}: {error}", Reason::S9sNotStarted.code()));
@@ -61,10 +64,9 @@ struct Client {
 }
 
 impl Client {
-    fn serve(&self, started: Duration, options: Result<Options, Reason>, guard: &Guard) {
+    fn serve(&self, started: Duration, mut timeout: Duration, options: Result<Options, Reason>, guard: &Guard) {
         // Usually the whole request is there. Read it now: a check that is killed must leave nothing unread.
         self.read_request(Deadline(started));
-        let mut timeout = READING;
         let checked = or_internal_error(|| {
             let options = options?.with_settings_file().map_err(|error| refuse(&error))?;
             timeout = options.timeout;

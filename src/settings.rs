@@ -77,6 +77,15 @@ pub struct Open {
     here_document: Option<(Vec<u8>, bool)>,
 }
 
+/// What a word is to its command.
+#[derive(PartialEq, Eq)]
+enum Place {
+    First,
+    /// It follows `function`.
+    FunctionName,
+    Later,
+}
+
 impl Open {
     /// Reads one line. Returns whether it may assign to `name`, in any way.
     pub fn read(&mut self, line: &[u8], name: &[u8]) -> bool {
@@ -94,8 +103,8 @@ impl Open {
         }
         self.continued = false;
         let mut assigns = false;
-        // Whether the next word begins a command, and where it starts.
-        let (mut is_first, mut start, mut at) = (true, 0, 0);
+        // What the next word is, and where it starts.
+        let (mut place, mut start, mut at) = (Place::First, 0, 0);
         while let Some(byte) = line.get(at) {
             match (self.quote, byte) {
                 (Some(quote), _) if *byte == quote => self.quote = None,
@@ -117,8 +126,10 @@ impl Open {
                     self.here_document = Some((word.collect(), may_be_indented));
                 }
                 (None, b' ' | b'\t' | b';' | b'&' | b'|' | b'(' | b')') => {
-                    assigns |= self.end_word(&line[start..at], name, &mut is_first);
-                    is_first |= !matches!(byte, b' ' | b'\t');
+                    assigns |= self.end_word(&line[start..at], name, &mut place);
+                    if !matches!(byte, b' ' | b'\t') {
+                        place = Place::First;
+                    }
                     match byte {
                         b'(' => self.parentheses += 1,
                         b')' => self.parentheses = self.parentheses.saturating_sub(1),
@@ -134,15 +145,16 @@ impl Open {
         self.continued |=
             self.quote.is_none() && [&b"&&"[..], b"|"].iter().any(|end| command.trim_ascii().ends_with(end));
         let last = command.get(start..).unwrap_or_default();
-        assigns | self.end_word(last, name, &mut is_first) | is_mentioned
+        assigns | self.end_word(last, name, &mut place) | is_mentioned
     }
 
-    /// Records what a word opens or closes if it `is_first` of its command. Returns whether it may assign.
-    fn end_word(&mut self, word: &[u8], name: &[u8], is_first: &mut bool) -> bool {
+    /// Records what the word at this place opens or closes. Returns whether it may assign.
+    fn end_word(&mut self, word: &[u8], name: &[u8], place: &mut Place) -> bool {
         if word.is_empty() {
             return false;
         }
-        let (was_first, mut runs_others) = (std::mem::replace(is_first, false), false);
+        let before = std::mem::replace(place, Place::Later);
+        let (was_first, mut runs_others) = (before == Place::First, false);
         if was_first {
             match word {
                 b"if" | b"while" | b"until" | b"for" | b"select" | b"case" | b"{" => self.blocks += 1,
@@ -152,7 +164,13 @@ impl Open {
                 _ => {}
             }
             let goes_on: [&[u8]; 9] = [b"if", b"while", b"until", b"{", b"then", b"else", b"elif", b"do", b"!"];
-            *is_first = goes_on.contains(&word);
+            if goes_on.contains(&word) {
+                *place = Place::First;
+            } else if word == b"function" {
+                *place = Place::FunctionName;
+            }
+        } else if before == Place::FunctionName {
+            *place = Place::First;
         }
         let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
         let letters = word.iter().take_while(|byte| is_name(byte)).count();
@@ -236,6 +254,8 @@ mod tests {
             "if ! while true; do x; done",
             "case $x in a) x;;",
             "f() {",
+            "function f {",
+            "function f () {",
             "cat <<EOF\nfi",
             "cat <<-'EOF' >x\n  EOF",
             "cat <<EOF\n\tEOF",
@@ -259,6 +279,9 @@ mod tests {
             "case $x in\na) x;;\nesac",
             "for x in if; do x\ndone",
             "f() {\n  echo if\n}",
+            "function f\n{\n  echo {\n}",
+            "function f() { x; }",
+            "echo function f {",
             "cat <<-EOF\n\tif\n\tEOF",
             "cat <<<EOF",
             "X=$((1<<2))",

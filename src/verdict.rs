@@ -42,20 +42,11 @@ impl Verdict {
     }
 }
 
-/// A role that the list gives this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// It leads.
-    Leader,
-    /// It follows.
-    Follower,
-}
-
-/// A role, with the row that gives it.
+/// What the list says of this node, and where.
 #[derive(Debug)]
 pub struct Standing {
-    /// This node's role.
-    pub role: Role,
+    /// Leader or follower.
+    pub verdict: Verdict,
     /// The row as s9s printed it, without colour. It may hold any bytes: clean it with
     /// [`crate::log::clean`] before it is shown.
     pub row: String,
@@ -64,10 +55,7 @@ pub struct Standing {
 /// The verdict that follows from the outcome of a check.
 pub fn verdict(outcome: &Result<Standing, Fault>) -> Verdict {
     match outcome {
-        Ok(Standing { role: Role::Leader, .. }) => Verdict::Leader,
-        Ok(Standing {
-            role: Role::Follower, ..
-        }) => Verdict::Follower,
+        Ok(standing) => standing.verdict,
         Err(fault) => Verdict::Unknown(fault.reason),
     }
 }

@@ -7,13 +7,17 @@ fail() {
     exit 1
 }
 
+# The tests make namespaces, mounts and devices, and run checks as other users.
+needs_root() { [ "$(id -u)" -eq 0 ] || fail "please run this as root"; }
+
 export PATH=$PATH:/usr/sbin:/sbin
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
 
-# provide COMMAND:PACKAGE...: installs Debian's package of each command that is missing. A daemon in
-# such a package neither runs nor starts at boot.
+# provide COMMAND:PACKAGE...: installs Debian's package of each command that is missing, without the
+# packages that it only recommends: a tool that needs one of those names that, too. A daemon in such a
+# package neither runs nor starts at boot.
 provide() {
     local pair missing=()
     for pair; do

@@ -21,10 +21,16 @@ if [ -e "$root/complete" ]; then exit; fi
 provide debootstrap:debootstrap
 # shellcheck disable=SC2016 # apt's variable
 mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | sed 1q)
-rm -rf "$root"
-{
-    debootstrap --variant=minbase --include="$packages" "$suite" "$root" "$mirror"
-    chroot "$root" apt-get clean
-    chroot "$root" apt-get install --yes --quiet --no-install-recommends --download-only xinetd
-} >"$root.log" 2>&1 || fail "no Debian $suite could be made from $mirror: $(tail -n 3 "$root.log")"
+make() {
+    rm -rf "$root" &&
+        debootstrap --variant=minbase --include="$packages" "$suite" "$root" "$mirror" &&
+        chroot "$root" apt-get clean &&
+        chroot "$root" apt-get install --yes --quiet --no-install-recommends --download-only xinetd
+}
+# The mirror may be busy for a moment.
+for pause in 10 30 0; do
+    if made=$(make 2>&1); then break; fi
+    [ "$pause" -ne 0 ] || fail "no Debian $suite could be made from $mirror: $(tail -n 3 <<<"$made")"
+    sleep "$pause"
+done
 touch "$root/complete"

@@ -7,12 +7,11 @@
 #     lint    formatting, clippy, the documentation, shellcheck
 #     package the packages are the same bytes when built twice, and lintian and rpmlint accept them
 #     suite   unit, property and end-to-end tests, in parallel
-#     alone   the tests that keep all processors busy or measure, one at a time: chaos, load, two more
-#     older   the binary on an older distribution
+#     alone   the tests that keep all processors busy or measure, one at a time
 #     demo    deploy/demo.sh shows what it should
 #     bench   the benchmark in its short form
 #
-# Needs the Rust toolchain; installs the other tools for the tests from Debian's packages. If
+# Needs root and the Rust toolchain; installs the other tools for the tests from Debian's packages. If
 # cargo-nextest is installed, it runs the tests (.config/nextest.toml), otherwise cargo does.
 set -euo pipefail
 
@@ -21,16 +20,17 @@ cd "$(dirname "$0")/.."
 # shellcheck source=tests/packages.sh
 . tests/packages.sh
 
-every=(lint package suite alone older demo bench)
+every=(lint package suite alone demo bench)
 parts=("$@")
 [ "$#" -gt 0 ] || parts=("${every[@]}")
 for part in "${parts[@]}"; do
     [[ " quick ${every[*]} " = *" $part "* ]] || fail "there is no part $part: quick ${every[*]}"
 done
 
+needs_root
 provide curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount \
     ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap mkfs.ext4:e2fsprogs \
-    fsfreeze:util-linux mandoc:mandoc lintian:lintian rpmlint:rpmlint pip3:python3-pip
+    fsfreeze:util-linux mandoc:mandoc lintian:lintian rpmlint:rpmlint rpm:rpm pip3:python3-pip
 # openbsd-inetd and xinetd cannot both be installed, so openbsd-inetd is only unpacked. These are the
 # libraries that it needs.
 inetd=target/tools/openbsd-inetd
@@ -40,9 +40,6 @@ if [ ! -x "$inetd/usr/sbin/inetd" ]; then
     (cd "$inetd" && apt-get download -qq openbsd-inetd 2>/dev/null && dpkg-deb --extract openbsd-inetd_*.deb .)
 fi
 command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
-
-# The tests that run alone; .config/nextest.toml has the same names.
-alone=(after_a_flood chaos:: load:: stale::no_answer)
 
 # tests PROFILE ARGUMENT...: runs nextest with the profile, or cargo with the arguments.
 tests() {
@@ -56,11 +53,20 @@ tests() {
 }
 
 # Builds the binary and the packages that users get. The tests use that binary, not the one that
-# cargo builds for them.
+# cargo builds for them. Meanwhile the roots of other Debians are made for the suite: that takes longer
+# than a test may.
 build() {
+    local root roots=()
+    if [[ " ${parts[*]} " = *" suite "* ]]; then
+        for root in bullseye bookworm trixie; do
+            tests/root.sh "$root" &
+            roots+=("$!")
+        done
+    fi
     deploy/package.sh
     export TESTED_BINARY=$PWD/target/dist/cmonhachk
     cargo test --profile suite --locked --quiet --no-run
+    for root in "${roots[@]}"; do wait "$root" || fail "a root is missing"; done
 }
 
 quick() {
@@ -89,11 +95,9 @@ package() {
     said=$(rpmlint --config deploy/package/rpmlint.toml target/dist/*.rpm 2>&1) || fail "rpmlint says: $said"
 }
 
-suite() { tests suite -- --test-threads 8 "${alone[@]/#/--skip=}"; }
+suite() { tests suite -- --test-threads 8 --skip alone::; }
 
-alone() { tests alone --test suite -- --test-threads 1 "${alone[@]}"; }
-
-older() { tests/older-system.sh; }
+alone() { tests alone --test suite -- --test-threads 1 alone::; }
 
 demo() {
     local shown

@@ -126,15 +126,21 @@ impl Seen<'_> {
             _ => false,
         }
     }
+
+    /// Whether the row has an address of this machine.
+    fn is_here(&self) -> bool {
+        self.is_of(&Entry::Wildcard)
+    }
 }
 
-/// The role that the rows give the node, `l` or `f`; none if its rows differ or several rows have `l`.
+/// The role that the rows give the node, `l` or `f`; none if its rows differ, several rows have `l`, or only
+/// other rows have this machine's addresses.
 fn role(entries: &[Entry], rows: &[Seen]) -> Option<u8> {
-    let states: Vec<u8> = rows
-        .iter()
-        .filter(|row| entries.iter().any(|entry| row.is_of(entry)))
-        .map(|row| row.state)
-        .collect();
+    let is_ours = |row: &&Seen| entries.iter().any(|entry| row.is_of(entry));
+    if rows.iter().any(Seen::is_here) && !rows.iter().filter(is_ours).any(Seen::is_here) {
+        return None;
+    }
+    let states: Vec<u8> = rows.iter().filter(is_ours).map(|row| row.state).collect();
     let leaders = rows.iter().filter(|row| row.state == b'l').count();
     match *states.first()? {
         state if states.iter().any(|other| *other != state) => None,

@@ -99,7 +99,7 @@ fn the_leader_is_up_and_the_others_are_down_and_no_check_is_misread() {
     // As in the article: nothing but httpchk.
     let configuration = format!(
         "global\n    stats socket {}\n\
-         defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 5s\n    timeout server 5s\n    timeout check 5s\n\
+         defaults\n    mode tcp\n    timeout connect 20s\n    timeout client 20s\n    timeout server 20s\n    timeout check 20s\n\
          backend ui\n    option httpchk\n{}",
         cluster.folder.join("stats").display(),
         servers.concat()

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::cluster::{
-    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, ask, binary, loopback, project, receive, simulated_s9s, unknown,
-    wait_until,
+    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, TIMEOUT, ask, binary, loopback, project, receive, simulated_s9s,
+    unknown, wait_until,
 };
 
 /// The command line of a node's check, in words.
@@ -18,6 +18,7 @@ fn words(node: &Node<'_>) -> Vec<String> {
         format!("--cmon-defaults={}", path(&node.defaults)),
         format!("--lock-file={}", path(&node.lock)),
         format!("--s9s={}", path(&simulated_s9s())),
+        format!("--timeout={TIMEOUT}"),
     ]
 }
 

@@ -58,6 +58,8 @@ fn is_refused(what: &str, prepare: impl FnOnce(&Node<'_>)) {
     assert_eq!(node.get_in_own_memory(&["--max-age", "60"]), FOLLOWER, "{what}");
     assert_eq!(cluster.runs(), 1, "{what}: the verdict is shared all the same");
     assert_eq!(state(), before, "{what}");
+    let memory = cluster.folder.join("memory/cmonhachk-0/lock");
+    assert!(memory.exists(), "{what}: it is used");
 }
 
 #[test]
@@ -81,25 +83,24 @@ fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched
         put_lock(node, b"");
         fs::set_permissions(&node.lock, Permissions::from_mode(0o666)).unwrap();
     });
+    is_refused("a file that others may read, and lock", |node| {
+        put_lock(node, b"");
+        fs::set_permissions(&node.lock, Permissions::from_mode(0o644)).unwrap();
+    });
     is_refused("another program's file", |node| {
         put_lock(node, &[b'#'; 1000]);
     });
-    if Uid::effective().is_root() {
-        is_refused("a device", |node| {
-            mknod(&node.lock, SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 3)).unwrap();
-        });
-        is_refused("another user's file", |node| {
-            put_lock(node, b"");
-            chown(&node.lock, Some(Uid::from_raw(65534)), Some(Gid::from_raw(65534))).unwrap();
-        });
-    }
+    is_refused("a device", |node| {
+        mknod(&node.lock, SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 3)).unwrap();
+    });
+    is_refused("another user's file", |node| {
+        put_lock(node, b"");
+        chown(&node.lock, Some(Uid::from_raw(65534)), Some(Gid::from_raw(65534))).unwrap();
+    });
 }
 
 #[test]
 fn no_lock_file_is_made_in_another_users_folder() {
-    if !Uid::effective().is_root() {
-        return;
-    }
     let cluster = Cluster::new();
     let folder = cluster.folder.join("service");
     fs::create_dir(&folder).unwrap();

@@ -1,9 +1,10 @@
 //! What can be seen of cmonhachk from outside, one scenario for each test. The binary, xinetd, HAProxy,
 //! curl and genhash are the real ones; only s9s is simulated (tests/sim/s9s).
 
+mod alone;
 mod by_hand;
 mod cache;
-mod chaos;
+mod client;
 mod cluster;
 mod connection;
 mod controller;
@@ -16,11 +17,11 @@ mod hostile;
 mod late;
 mod launchers;
 mod limits;
-mod load;
 mod lock;
 mod lock_file;
 mod node;
 mod packages;
+mod pauses;
 mod portable;
 mod properties;
 mod rights;
@@ -31,4 +32,5 @@ mod stale;
 mod syslog;
 mod systemd;
 mod texts;
+mod together;
 mod xinetd;

@@ -44,7 +44,9 @@ fn s9s_is_told_how_long_it_may_wait_for_the_controller() {
     cluster.behaves("environment");
     let node = cluster.leader();
     for (timeout, told) in [("5", "4"), ("30", "29"), ("1", "1"), ("0.5", "1")] {
-        assert_eq!(node.answer(&["--max-age", "0", "--timeout", timeout]), LEADER);
+        wait_until("the time is enough", || {
+            node.answer(&["--max-age", "0", "--timeout", timeout]) == LEADER
+        });
         assert!(
             environment(&cluster).contains(&format!("S9S_CONNECTION_TIMEOUT={told}")),
             "{timeout}"
@@ -214,12 +216,13 @@ fn is_contained(behaviour: &str, answer: &str) {
     let cluster = Cluster::new();
     cluster.behaves(behaviour);
     // If s9s must not time out, its time is long enough even for a busy machine.
-    let seconds = if answer == unknown("s9s-timeout") { 1 } else { 10 };
+    let seconds = if answer == unknown("s9s-timeout") { 2 } else { 15 };
     let start = Instant::now();
     let timeout = seconds.to_string();
     assert_eq!(cluster.leader().get(&["--timeout", &timeout]), answer, "{behaviour}");
-    assert!(start.elapsed() < Duration::from_secs(seconds + 1), "{behaviour}");
-    assert_eq!(cluster.processes(), [], "{behaviour}");
+    // What s9s has started would go on for a minute.
+    assert!(start.elapsed() < Duration::from_secs(seconds + 5), "{behaviour}");
+    wait_until("nothing is left", || cluster.processes().is_empty());
 }
 
 #[test]
@@ -376,7 +379,7 @@ fn signals_that_somebody_blocked_or_ignored_before_do_not_matter() {
 
     // With all signals blocked, the wait for the lock still ends.
     let _held = node.hold_the_lock();
-    let mut client = connect(command.args(["--max-age", "0", "--timeout", "0.3"]));
+    let mut client = connect(command.args(["--max-age", "0", "--timeout", "1.5"]));
     client.send(GET);
     assert_eq!(client.answer(), unknown("lock-timeout"));
 }

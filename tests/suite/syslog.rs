@@ -164,7 +164,7 @@ fn a_lock_that_is_not_free_in_time_is_named() {
     let log = Log::open(&cluster);
     let node = cluster.leader();
     let _held = node.hold_the_lock();
-    assert_eq!(get(&node, &["--timeout", "0.3"]), unknown("lock-timeout"));
+    assert_eq!(get(&node, &["--timeout", "1.5"]), unknown("lock-timeout"));
     let lines = log.lines();
     assert_eq!(lines.len(), 1);
     assert!(

@@ -64,7 +64,7 @@ const PREPARE: &str = r#"
     chroot . systemd-tmpfiles --create cmonhachk.conf
     chmod 777 opt/cluster
     echo 'RPC_BIND_ADDRESSES="127.0.0.1,10.0.0.101"' >etc/default/cmon
-    printf '[Service]\nEnvironment=S9S_SIM=/opt/cluster\nReadWritePaths=/opt/cluster\n' \
+    printf '[Service]\nEnvironment=S9S_SIM=/opt/cluster CMONHACHK_TIMEOUT=15\nReadWritePaths=/opt/cluster\n' \
         >$units/cmonhachk@.service.d/simulation.conf
     printf '[Unit]\nRequires=systemd-journald.service cmonhachk.socket\n' >$units/check.target
 "#;
@@ -156,7 +156,7 @@ impl Systemd {
     }
 
     pub fn curl(&self) -> String {
-        self.run("curl --silent --include --max-time 20 http://127.0.0.1:9201/")
+        self.run("curl --silent --include --max-time 30 http://127.0.0.1:9201/")
     }
 }
 
@@ -188,7 +188,7 @@ fn the_units_answer_and_no_burst_of_checks_fails_them_or_piles_them_up() {
     assert_eq!(lock, "700 cmonhachk\n600 cmonhachk\n");
 
     let statuses = systemd.run(
-        "curl --silent --parallel --parallel-max 100 --max-time 20 --write-out '%{http_code}\\n' --output /dev/null \
+        "curl --silent --parallel --parallel-max 100 --max-time 60 --write-out '%{http_code}\\n' --output /dev/null \
          'http://127.0.0.1:9201/[1-100]'",
     );
     assert_eq!(statuses, "200\n".repeat(100));

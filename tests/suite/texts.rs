@@ -11,6 +11,7 @@ fn text(node: &Node<'_>, arguments: &[&str]) -> String {
     let folder = node.cluster.folder.path().to_str().unwrap();
     let mut command = node.command();
     command.args(arguments).args(["--timeout", "20"]).env("HOME", folder);
+    command.env_remove("CMONHACHK_TIMEOUT");
     command.env("S9S_SYSTEM_CONFIG", format!("{folder}/s9s.conf"));
     let printed = String::from_utf8(command.output().unwrap().stdout).unwrap();
     let printed = printed

@@ -10,11 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, Uid, User};
+use nix::unistd::Pid;
 
 use crate::cluster::{
-    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, ask, binary, in_namespaces, loopback, parent, project, receive,
-    simulated_s9s, unknown, wait_until,
+    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, TIMEOUT, ask, binary, in_namespaces, loopback, parent, project,
+    receive, simulated_s9s, unknown, wait_until,
 };
 
 /// A running xinetd that serves one node on a loopback address of its own.
@@ -25,8 +25,8 @@ pub struct Xinetd<'a> {
 }
 
 impl<'a> Xinetd<'a> {
-    /// Starts it with the deployed service file. Only these are filled in: the program's path, the
-    /// user who runs the tests, the address, the node's files, and the arguments if there are any.
+    /// Starts it with the deployed service file. Only these are filled in: the program's path, root as
+    /// the user, the address, the node's files, the time limit, and the arguments if there are any.
     /// tests/suite/rights.rs tests the service's own user.
     pub fn start(node: Node<'a>, arguments: &str) -> Xinetd<'a> {
         Xinetd::start_on(loopback(), node, arguments)
@@ -35,9 +35,8 @@ impl<'a> Xinetd<'a> {
     /// The same on a given address.
     pub fn start_on(ip: Ipv4Addr, node: Node<'a>, arguments: &str) -> Xinetd<'a> {
         let mut service = fs::read_to_string(project().join("deploy/xinetd/cmonhachk")).unwrap();
-        let tester = User::from_uid(Uid::effective()).unwrap().unwrap().name;
         assert!(service.contains("= cmonhachk\n"));
-        service = service.replace("= cmonhachk\n", &format!("= {tester}\n"));
+        service = service.replace("= cmonhachk\n", "= root\n");
         if !arguments.is_empty() {
             let (body, _) = service.rsplit_once('}').unwrap();
             service = format!("{body}server_args = {arguments}\n}}\n");
@@ -50,7 +49,7 @@ impl<'a> Xinetd<'a> {
         let folder = &node.cluster.folder;
         let service = service.replace("/usr/sbin/cmonhachk", binary());
         let environment = format!(
-            "env = S9S_SIM={} CMONHACHK_S9S={} CMONHACHK_CMON_DEFAULTS={} CMONHACHK_LOCK_FILE={}",
+            "env = S9S_SIM={} CMONHACHK_S9S={} CMONHACHK_CMON_DEFAULTS={} CMONHACHK_LOCK_FILE={} CMONHACHK_TIMEOUT={TIMEOUT}",
             folder.path().display(),
             simulated_s9s().display(),
             node.defaults.display(),
@@ -94,7 +93,7 @@ impl<'a> Xinetd<'a> {
         let output = self.run(
             "curl",
             &[
-                &["--silent", "--show-error", "--include", "--max-time", "20", &url],
+                &["--silent", "--show-error", "--include", "--max-time", "60", &url],
                 arguments,
             ]
             .concat(),
@@ -182,7 +181,7 @@ fn leadership_that_moves_is_seen_by_the_next_check_after_max_age() {
 fn fifty_curls_at_the_same_moment_cost_one_run() {
     let cluster = Cluster::new();
     cluster.behaves("slow 0.5");
-    let xinetd = Xinetd::start(cluster.leader(), "--max-age 20");
+    let xinetd = Xinetd::start(cluster.leader(), "--max-age 60");
     thread::scope(|scope| {
         for _ in 0..50 {
             scope.spawn(|| assert_eq!(xinetd.curl(&[]), LEADER));
@@ -228,43 +227,6 @@ fn the_articles_service_file_with_only_the_server_changed_works() {
 }
 
 #[test]
-fn a_second_after_a_flood_of_5000_connections_in_five_seconds_the_port_answers() {
-    let cluster = Cluster::new();
-    let xinetd = Xinetd::start(cluster.leader(), "");
-    let start = Instant::now();
-    // Some clients ask and some only connect. None waits for its answer or, when too many come at once,
-    // for its connection.
-    let connect = || TcpStream::connect_timeout(&xinetd.address.into(), Duration::from_millis(20));
-    thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                for sent in 1..=625 {
-                    if let (Ok(mut stream), true) = (connect(), sent % 2 == 0) {
-                        let _ = stream.write_all(GET);
-                    }
-                    let due = Duration::from_millis(8) * sent;
-                    thread::sleep(due.saturating_sub(start.elapsed()));
-                }
-            });
-        }
-    });
-    let over = Instant::now();
-    let mut stream = loop {
-        assert!(over.elapsed() < Duration::from_secs(1), "the port takes no connection");
-        if let Ok(stream) = connect() {
-            break stream;
-        }
-    };
-    stream.write_all(GET).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(1).saturating_sub(over.elapsed())))
-        .unwrap();
-    assert_eq!(receive(&mut stream), LEADER);
-    let (runs, seconds) = (cluster.runs(), start.elapsed().as_secs() as usize);
-    assert!(runs <= seconds + 1, "{runs} runs of s9s in {seconds} seconds");
-}
-
-#[test]
 fn a_client_from_elsewhere_is_not_let_in() {
     let cluster = Cluster::new();
     let xinetd = Xinetd::start(cluster.leader(), "");
@@ -300,7 +262,7 @@ fn a_kill_in_the_middle_of_a_check_is_followed_by_a_right_answer() {
 #[test]
 fn whatever_s9s_does_the_answer_comes_in_time_and_nothing_is_left_running() {
     let cluster = Cluster::new();
-    let xinetd = Xinetd::start(cluster.leader(), "--timeout 1 --max-age 0");
+    let xinetd = Xinetd::start(cluster.leader(), "--timeout 3 --max-age 0");
     for (behaviour, expected) in [
         ("hang", unknown("s9s-timeout")),
         ("stubborn", unknown("s9s-timeout")),
@@ -313,7 +275,8 @@ fn whatever_s9s_does_the_answer_comes_in_time_and_nothing_is_left_running() {
         cluster.behaves(behaviour);
         let start = Instant::now();
         assert_eq!(xinetd.curl(&[]), expected, "{behaviour}");
-        assert!(start.elapsed() < Duration::from_secs(2), "{behaviour}");
+        // What s9s has started would go on for a minute.
+        assert!(start.elapsed() < Duration::from_secs(10), "{behaviour}");
         wait_until("nothing is left", || cluster.processes().is_empty());
     }
 }

@@ -9,12 +9,12 @@ use cmonhachk::reason::Reason;
 
 use super::clients::{Outcome, Then};
 use super::machine::Machine;
-use super::{GRACE, MAX_AGE, TIMEOUT};
+use super::{GRACE, LINGER, MAX_AGE, TIMEOUT};
 use crate::cluster::{FOLLOWER, LEADER, unknown};
+use crate::pauses::Pauses;
 use crate::scale::percentiles;
 
 /// What has been done to the machine, and when.
-#[derive(Default)]
 pub struct History {
     /// When the node became (or stopped being) the leader: from just before to just after.
     pub leads: Vec<(Instant, Instant, bool)>,
@@ -22,6 +22,8 @@ pub struct History {
     pub without_xinetd: Vec<(Instant, Instant)>,
     /// The connections whose checks were killed.
     pub killed: BTreeSet<Ipv4Addr>,
+    /// When the machine stood still.
+    pub pauses: Pauses,
     /// How often each event happened.
     pub count: BTreeMap<&'static str, usize>,
 }
@@ -70,7 +72,8 @@ pub fn fates(machine: &Machine<'_>) -> BTreeMap<Ipv4Addr, Fate> {
         let (time, text) = time_and_text(line);
         if text.contains("ERROR: execv(") && text.contains("Resource temporarily unavailable") {
             let (pid, _) = text.strip_prefix("xinetd[").unwrap().split_once(']').unwrap();
-            not_executed.extend([time - 1, time, time + 1].map(|time| (pid.to_string(), time)));
+            // Two processes note the two lines.
+            not_executed.extend((time - 10..=time + 10).map(|time| (pid.to_string(), time)));
         }
     }
     let mut fates: BTreeMap<Ipv4Addr, Fate> = BTreeMap::new();
@@ -131,6 +134,9 @@ pub fn judge(outcomes: &[Outcome], history: &History, fates: &BTreeMap<Ipv4Addr,
         let patient = matches!(outcome.manner.then, Then::Wait | Then::Close);
         // A client that goes on sending after the answer may get a reset.
         let must_be_orderly = outcome.manner.parts.len() < 2 && !killed;
+        // So may one that was late with its request, because the machine paused.
+        let paused = history.pauses.between(outcome.start, outcome.end);
+        let was_held_up = paused > LINGER;
         let what = match &got {
             Err(_) if history.gap(outcome.start, outcome.end) => "no xinetd",
             Err(_) => "WRONG: no connection",
@@ -141,9 +147,10 @@ pub fn judge(outcomes: &[Outcome], history: &History, fates: &BTreeMap<Ipv4Addr,
             Ok(got) if got.is_empty() && !is_started && history.gap(outcome.start, outcome.end) => {
                 "lost with xinetd's queue"
             }
+            Ok(got) if got.is_empty() && !outcome.orderly && was_held_up => "reset after a pause",
             Ok(got) if got.is_empty() => "WRONG: no answer",
-            Ok(_) if must_be_orderly && !outcome.orderly => "WRONG: a reset",
-            Ok(_) if outcome.end - outcome.start > TIMEOUT + GRACE => "WRONG: late",
+            Ok(_) if must_be_orderly && !was_held_up && !outcome.orderly => "WRONG: a reset",
+            Ok(_) if outcome.end - outcome.start > TIMEOUT + GRACE + paused => "WRONG: late",
             Ok(got) if is_one(got, LEADER) => match history.was(true, since, outcome.end) {
                 true => "leader",
                 false => "WRONG: leader",

@@ -1,7 +1,7 @@
 //! Everything goes wrong at once, and the answers are still right.
 //!
 //! `CMONHACHK_CHAOS_SECONDS` (see `scale`) sets how long this goes on. `CMONHACHK_CHAOS_SEED` repeats
-//! the same events and clients in the same order; the seed is printed. It runs alone; see tests/run.sh.
+//! the same events and clients in the same order; the seed is printed.
 //!
 //! Every connection comes from its own address. xinetd logs this address with what it did, and a check
 //! has it in its environment, so each connection without an answer is traced to the one event that
@@ -12,6 +12,7 @@ mod clients;
 mod faults;
 mod machine;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -26,14 +27,19 @@ use clients::{Manner, converse};
 use faults::Chaos;
 use machine::{Machine, Xinetd};
 
-use crate::cluster::{AtEnd, Cluster, FOLLOWER, GET, LEADER, ask, receive, wait_until};
+use crate::cluster::{AtEnd, Cluster, FOLLOWER, GET, LEADER, ask, once_in_a_while, receive, wait_until};
+use crate::pauses::Pauses;
 use crate::scale::amount;
 
 const CLIENTS: usize = 16;
 const TIMEOUT: Duration = Duration::from_millis(1500);
 const MAX_AGE: Duration = Duration::from_millis(300);
 /// What a busy machine may add to the time of an answer.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(3);
+/// How long a client waits for a connection, and then for the answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a check waits for its client after the answer.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Numbers that are the same for the same seed (SplitMix64).
 struct Dice(u64);
@@ -73,7 +79,13 @@ fn whatever_goes_wrong_every_connection_gets_one_right_answer() {
     let mut chaos = Chaos {
         machine: &machine,
         xinetd: Xinetd::start(&machine, 1500),
-        history: History::default(),
+        history: History {
+            leads: Vec::new(),
+            without_xinetd: Vec::new(),
+            killed: BTreeSet::new(),
+            pauses: Pauses::watch(),
+            count: BTreeMap::new(),
+        },
         dice,
         covered: false,
     };
@@ -109,11 +121,13 @@ fn whatever_goes_wrong_every_connection_gets_one_right_answer() {
 
     // Afterwards everything works as before.
     wait_until("no check is left", || cluster.processes().is_empty());
+    let is_told = |answer| receive(&mut ask(machine.address, GET)) == answer;
     thread::sleep(MAX_AGE);
-    assert_eq!(receive(&mut ask(machine.address, GET)), LEADER, "the first check");
+    // A machine that is busy at the wrong moment makes an answer unknown.
+    assert!(once_in_a_while(|| is_told(LEADER)));
     chaos.lead(false);
     thread::sleep(MAX_AGE);
-    assert_eq!(receive(&mut ask(machine.address, GET)), FOLLOWER, "the next one");
+    assert!(once_in_a_while(|| is_told(FOLLOWER)));
     let mut left = Vec::new();
     wait_until("no process is left", || {
         let now = machine.processes(&chaos.xinetd);

@@ -10,8 +10,8 @@ use nix::libc;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::Dice;
-use crate::cluster::{GET, PATIENCE};
+use super::{Dice, PATIENCE};
+use crate::cluster::GET;
 
 /// How a client behaves: what it sends, with a pause after each part, and what it does then.
 pub struct Manner {
