@@ -148,6 +148,15 @@ fn a_new_node_that_the_others_do_not_know_is_told_so_and_serves_when_they_do() {
     wait_until("one node has the address", || site.holders(VIRTUAL).len() == 1);
     site.nodes[2].succeeds("");
 
+    // It is taken out again, first there and then elsewhere.
+    site.nodes[2].succeeds("--remove");
+    for node in &site.nodes[..2] {
+        node.succeeds("10.0.0.130 10.0.0.101 10.0.0.102");
+    }
+    wait_until("one of the others has the address", || {
+        matches!(site.holders(VIRTUAL)[..], ["node1" | "node2"])
+    });
+
     // The address is in a network without the nodes' addresses, which may not see the statistics.
     site.network.ip("link add second up type bridge");
     for node in &site.nodes {
@@ -210,8 +219,11 @@ fn what_an_operator_has_is_neither_changed_nor_restarted() {
         // Removing the package removes the front as well, also if what it needs was removed before.
         match node.name {
             "node3" => node.run("mv /usr/bin/curl /opt; dpkg --purge haproxy keepalived; dpkg --remove cmonhachk"),
-            // This works even if somebody has removed our file.
-            "node1" => node.run("rm /etc/keepalived/cmonhachk.conf; cmonhachk-front --remove"),
+            // This works even if somebody has removed our file, or another version has written it.
+            "node1" => node.run(
+                "rm /etc/keepalived/cmonhachk.conf; sed -i '1s/$/ --of-another-version/' /etc/haproxy/cmonhachk.cfg
+                 cmonhachk-front --remove",
+            ),
             _ => node.succeeds("--remove"),
         };
     }

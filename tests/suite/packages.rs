@@ -165,8 +165,12 @@ fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwis
             assert!(said.contains(&warning), "{said}");
             node.run("apt-get purge -qq -y cmonhachk; systemctl reset-failed");
         };
-        tells(": install xinetd, or remove ");
+        let not_running = ", for xinetd does not run: install or start it, or remove ";
+        tells(not_running);
         node.install("xinetd");
+        node.run("systemctl stop xinetd");
+        tells(not_running);
+        node.run("systemctl start xinetd");
         node.run(&format!(
             "echo cmonhachk 9201/tcp >>/etc/services; mv {SERVICE} /etc/xinetd.d/other; invoke-rc.d xinetd reload"
         ));
