@@ -37,7 +37,7 @@ pub fn by_hand(started: Duration) -> ExitCode {
     if options.explain {
         // It neither waits for the lock nor publishes its verdict: the service must not notice it.
         let report = find_out(&options, s9s::find(&options.s9s), deadline, &guard);
-        guard.enter(Stage::Cache(options.lock_file.clone()));
+        guard.enter(Stage::Inputs);
         let text = explain(&options, &report);
         guard.answer();
         print(text.as_bytes());

@@ -18,6 +18,7 @@ use nix::libc::{self, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::Uid;
 
+use crate::conf;
 use crate::deadline::since_boot;
 use crate::entry::{Entry, Hold};
 use crate::guard::{Guard, Stage};
@@ -45,8 +46,6 @@ pub struct Query<'a> {
     pub timeout: Duration,
     /// The longest time for which a hold counts.
     pub backoff: Duration,
-    /// The digest of the credentials. A hold for other credentials does not count.
-    pub credentials: &'a dyn Fn() -> u32,
     /// Whether maintenance is on. Then only an entry of maintenance is usable, otherwise only the others.
     pub maintenance: bool,
 }
@@ -54,7 +53,7 @@ pub struct Query<'a> {
 impl Query<'_> {
     /// Whether the entry may be used: it is younger than `limit`, or its hold is not over.
     fn allows(&self, entry: &Entry, limit: Duration) -> bool {
-        let hold = entry.hold.filter(|hold| hold.credentials == (self.credentials)());
+        let hold = entry.hold.filter(|hold| hold.credentials == conf::digest());
         let limit = hold.map_or(limit, |hold| limit.max(hold.span.min(self.backoff)));
         let is_maintenance = entry.verdict == Verdict::Unknown(Reason::Maintenance);
         is_maintenance == self.maintenance && entry.age(since_boot()).is_some_and(|age| age < limit)
@@ -200,7 +199,7 @@ impl Slot {
 }
 
 /// The entries of all keys whose hold, of `backoff` at most, keeps s9s from being run, each with the time
-/// that is left.
+/// that is left. An entry of a maintenance only remembers its hold.
 pub fn holds(lock_file: &Path, backoff: Duration) -> Vec<(Entry, Duration)> {
     let boot = boot_id();
     let folders = [lock_file.parent().map(Path::to_path_buf), Some(private_folder())];
@@ -211,7 +210,8 @@ pub fn holds(lock_file: &Path, backoff: Duration) -> Vec<(Entry, Duration)> {
         .flatten();
     let links = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
     let entries = links.filter_map(|text| Entry::decode(text.to_str()?));
-    let held = entries.filter(|entry| entry.boot == boot).filter_map(|entry| {
+    let rests = |entry: &Entry| entry.boot == boot && entry.verdict != Verdict::Unknown(Reason::Maintenance);
+    let held = entries.filter(rests).filter_map(|entry| {
         let left = entry.hold?.span.min(backoff).checked_sub(entry.age(since_boot())?)?;
         Some((entry, left))
     });

@@ -76,15 +76,15 @@ pub struct Publication {
 }
 
 impl Checked {
-    /// The verdict. After the deadline no list makes a leader: the process may have been stopped for a
-    /// while, and the list is old.
+    /// The verdict. After the deadline no list tells a role: the process may have been stopped for a while,
+    /// and the list is old.
     pub fn verdict(&self, deadline: Deadline) -> Verdict {
         let verdict = match self {
             Checked::Cached(verdict) => *verdict,
             Checked::Found(report, _) => verdict(&report.outcome),
         };
         match verdict {
-            Verdict::Leader if deadline.passed() => Verdict::Unknown(Reason::S9sTimeout),
+            Verdict::Leader | Verdict::Follower if deadline.passed() => Verdict::Unknown(Reason::Stuck),
             verdict => verdict,
         }
     }
@@ -98,19 +98,13 @@ impl Checked {
         let Some(publication) = publication.take() else {
             return;
         };
-        let Publication {
-            slot,
-            from,
-            hurried,
-            hold,
-            blind,
-        } = *publication;
+        let publication = *publication;
         let verdict = verdict(&report.outcome);
-        let before = slot.before.as_ref().map(|entry| entry.verdict);
-        if hurried && matches!(verdict, Verdict::Unknown(Reason::S9sTimeout | Reason::Stuck)) {
+        let before = publication.slot.before.as_ref().map(|entry| entry.verdict);
+        if publication.hurried && matches!(verdict, Verdict::Unknown(Reason::S9sTimeout | Reason::Stuck)) {
             return;
         }
-        let instead = slot.publish(verdict, from, hold);
+        let instead = publication.slot.publish(verdict, publication.from, publication.hold);
         if !logs || before == Some(verdict) {
             return;
         }
@@ -119,14 +113,16 @@ impl Checked {
             Err(why) => Some(format!("verdicts are not shared: {why:#}")),
             Ok(why) => why.map(|why| format!("verdicts are cached in /dev/shm instead: {why:#}")),
         };
-        let blind = blind.map(|why| format!("cannot check whether the maintenance file exists: {why:#}"));
+        let blind = publication
+            .blind
+            .map(|why| format!("cannot check whether the maintenance file exists: {why:#}"));
         [instead, blind].iter().flatten().for_each(|fault| log::fault(fault));
     }
 }
 
 /// Reaches a verdict before `deadline`, from the cache or by asking s9s.
 pub fn check(options: &Options, asker: Asker, deadline: Deadline, guard: &Guard) -> Checked {
-    guard.enter(Stage::Settings);
+    guard.enter(Stage::Inputs);
     let program = s9s::find(&options.s9s);
     let maintenance = machine::exists(&options.maintenance);
     let query = Query {
@@ -140,7 +136,6 @@ pub fn check(options: &Options, asker: Asker, deadline: Deadline, guard: &Guard)
         max_age: options.max_age,
         timeout: options.timeout,
         backoff: options.backoff,
-        credentials: &conf::digest,
         maintenance: *maintenance.as_ref().unwrap_or(&false),
     };
     let slot = match cache::turn(&query, guard) {
@@ -153,6 +148,7 @@ pub fn check(options: &Options, asker: Asker, deadline: Deadline, guard: &Guard)
     };
     // A check that waited for the lock has less time for s9s than one that did not.
     let hurried = deadline.left() < options.timeout * 3 / 4;
+    guard.enter(Stage::Inputs);
     let credentials = conf::digest();
     let from = since_boot();
     let mut report = find_out(options, program, deadline, guard);
@@ -166,6 +162,9 @@ pub fn check(options: &Options, asker: Asker, deadline: Deadline, guard: &Guard)
             blind: maintenance.err(),
         })
     });
+    if publication.is_none() && asker == Asker::Client {
+        log::change(None, &report.outcome);
+    }
     Checked::Found(Box::new(report), publication)
 }
 
@@ -194,36 +193,28 @@ fn hold(report: &mut Report, before: Option<&Entry>, credentials: u32, backoff: 
     Some(Hold { span, credentials })
 }
 
-/// Finds the verdict without the cache, with this s9s.
+/// Finds the verdict without the cache, with this s9s: from the defaults file and the list.
 pub fn find_out(options: &Options, program: Result<PathBuf, Fault>, deadline: Deadline, guard: &Guard) -> Report {
     let mut seen = Seen::default();
-    let outcome = way(options, program, deadline, guard, &mut seen);
-    Report { seen, outcome }
-}
-
-/// Derives this node's standing from the defaults file and the list. Records what it sees in `seen`.
-fn way(
-    options: &Options,
-    program: Result<PathBuf, Fault>,
-    deadline: Deadline,
-    guard: &Guard,
-    seen: &mut Seen,
-) -> Result<Standing, Fault> {
-    let deadline = deadline.earlier(RESERVE.min(deadline.left() * 3 / 10));
-    in_service(&options.maintenance)?;
-    guard.enter(Stage::Defaults(options.cmon_defaults.clone()));
-    seen.entries = who_this_node_is(options)?;
-    seen.interfaces = match machine::interface_addresses() {
-        Err(fault) if seen.entries.contains(&defaults::Entry::Wildcard) => return Err(fault),
-        addresses => addresses.unwrap_or_default(),
+    let way = || {
+        let deadline = deadline.earlier(RESERVE.min(deadline.left() * 3 / 10));
+        in_service(&options.maintenance)?;
+        guard.enter(Stage::Defaults(options.cmon_defaults.clone()));
+        seen.entries = who_this_node_is(options)?;
+        seen.interfaces = match machine::interface_addresses() {
+            Err(fault) if seen.entries.contains(&defaults::Entry::Wildcard) => return Err(fault),
+            addresses => addresses.unwrap_or_default(),
+        };
+        seen.program = program?;
+        guard.enter(Stage::S9s(seen.program.clone()));
+        let run = seen.run.insert(s9s::run(&seen.program, deadline)?);
+        let text = list::plain(s9s::output(&seen.program, run, &seen.interfaces)?);
+        let rows = list::parse(&text)
+            .map_err(|error| Reason::ListUnreadable.because(error.context("what s9s printed is no controller list")))?;
+        evaluate(&seen.entries, &seen.interfaces, &rows)
     };
-    seen.program = program?;
-    guard.enter(Stage::S9s(seen.program.clone()));
-    let run = seen.run.insert(s9s::run(&seen.program, deadline)?);
-    let text = list::plain(s9s::output(&seen.program, run, &seen.interfaces)?);
-    let rows = list::parse(&text)
-        .map_err(|error| Reason::ListUnreadable.because(error.context("what s9s printed is no controller list")))?;
-    evaluate(&seen.entries, &seen.interfaces, &rows)
+    let outcome = way();
+    Report { seen, outcome }
 }
 
 /// # Errors

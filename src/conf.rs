@@ -76,10 +76,13 @@ pub fn describe() -> Vec<String> {
 
 /// The URL of the controller that s9s is told to ask, and what tells it.
 pub fn controller() -> Option<(String, String)> {
-    let from = |path: &PathBuf| Some((value(&read_file(path).ok()?, "controller")?, path.display().to_string()));
+    let from = |name| {
+        let value = |path: &PathBuf| Some((value(&read_file(path).ok()?, name)?, path.display().to_string()));
+        files().iter().find_map(value)
+    };
     match set("CMON_CONTROLLER") {
         Some(url) => Some((url.display().to_string(), "CMON_CONTROLLER".to_string())),
-        None => files().iter().find_map(from),
+        None => from("controller").or_else(|| from("controller_host_name")),
     }
 }
 

@@ -129,15 +129,13 @@ impl Connection {
 /// among themselves: Node's `execFile` gives a child three pairs of them. So a local socket counts as
 /// a client's only if it is standard output as well, as a super-server makes it.
 fn is_client(output_is_the_same: bool) -> bool {
-    match family() {
+    match getsockname::<SockaddrStorage>(STDIN_FILENO)
+        .ok()
+        .and_then(|name| name.family())
+    {
         Some(AddressFamily::Unix) => output_is_the_same && getpeername::<SockaddrStorage>(STDIN_FILENO).is_ok(),
         family => family.is_some(),
     }
-}
-
-/// What kind of socket standard input is.
-fn family() -> Option<AddressFamily> {
-    getsockname::<SockaddrStorage>(STDIN_FILENO).ok()?.family()
 }
 
 /// Replaces the listening socket on standard input by the client that waits on it. Nobody else

@@ -36,11 +36,15 @@ pub fn explain(options: &Options, report: &Report) -> String {
     match cache::open(&options.lock_file, cache::Missing::IsLeft) {
         Ok(_) => say("  usable; --explain does not use the cache"),
         Err(why) if why.root_cause().downcast_ref().is_some_and(is_missing) => {
-            say("  not there; the service's first check makes it");
+            say("  not there; the service's first check makes it, or uses /dev/shm if it cannot");
         }
         Err(why) => say(&format!("  not used: {why:#}")),
     }
-    let holds = cache::holds(&options.lock_file, options.backoff);
+    let mut holds = cache::holds(&options.lock_file, options.backoff);
+    // The credentials of root are not the service's: root cannot tell whether these have changed.
+    if !Uid::effective().is_root() {
+        holds.retain(|(entry, _)| entry.hold.is_some_and(|hold| hold.credentials == conf::digest()));
+    }
     for (entry, left) in &holds {
         let (verdict, seconds) = (entry.verdict.words(), left.as_secs());
         say(&format!(
@@ -59,7 +63,7 @@ pub fn explain(options: &Options, report: &Report) -> String {
         None => say(&format!("  RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display())),
     }
     if report.seen.entries.is_empty() {
-        say("    nothing that could be used");
+        say("    not known: see the end");
     }
     for entry in &report.seen.entries {
         say(&format!("    {}", describe(entry, &report.seen.interfaces)));
@@ -93,7 +97,7 @@ pub fn explain(options: &Options, report: &Report) -> String {
     say(&format!("  verdict: {}", verdict.words()));
     say(match verdict {
         Verdict::Leader if !holds.is_empty() => {
-            "  HAProxy is told 503 as long as s9s is not run for the service (see Cache), and then 200."
+            "  HAProxy is told 200, but 503 as long as the service does not run s9s: see Cache."
         }
         Verdict::Leader => "  HAProxy is told 200: users are sent to this node.",
         Verdict::Follower | Verdict::Unknown(_) => "  HAProxy is told 503: no users are sent to this node.",
@@ -115,7 +119,7 @@ fn describe(entry: &Entry, ours: &[IpAddr]) -> String {
         Entry::Address(address) => format!("{address}"),
         Entry::Loopback(address) => format!("{address} (loopback: ignored)"),
         Entry::Name(_) => format!("{entry} (host name)"),
-        Entry::Wildcard if ours.is_empty() => format!("{entry} (no interface has an address)"),
+        Entry::Wildcard if ours.is_empty() => format!("{entry} (no interface's address is known)"),
         Entry::Wildcard => {
             let addresses: Vec<_> = ours.iter().map(ToString::to_string).collect();
             format!("{entry}: {}", addresses.join(", "))

@@ -21,7 +21,8 @@ use crate::reason::Reason;
 /// runs, so that a check that was stopped past its deadline can still say why it is late.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// How long everything after the answer may take: sending it, lingering, publishing the verdict.
+/// How long after its deadline and the grace the process may still live, to send the answer, linger and
+/// publish the verdict.
 const AFTERMATH: Duration = Duration::from_millis(2500);
 
 /// Room for the guard's stack, in bytes.
@@ -32,6 +33,8 @@ const STACK: usize = 65_536;
 pub enum Stage {
     /// Reading its options and the settings file.
     Settings,
+    /// Looking at the files that decide the verdict, or whether there is one.
+    Inputs,
     /// Reading the request.
     Request,
     /// Looking for a cached verdict beside this lock file.
@@ -48,6 +51,9 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Stage::Settings => f.write_str("reading its settings"),
+            Stage::Inputs => {
+                f.write_str("looking at the s9s program, the defaults file, the maintenance file or an s9s.conf")
+            }
             Stage::Request => f.write_str("reading the request"),
             Stage::Cache(path) => write!(f, "reading the cache at {}", path.display()),
             Stage::Lock(path) => write!(f, "waiting for the lock on {}", path.display()),
@@ -64,7 +70,7 @@ struct Shared {
 }
 
 /// The check's handle on its guard.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Guard {
     shared: Arc<Shared>,
     thread: Thread,

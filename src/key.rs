@@ -37,7 +37,7 @@ pub fn key(options: &Options, asker: Asker, s9s: Option<&Path>) -> u64 {
     env!("CARGO_PKG_VERSION").hash(&mut hasher);
     asker.hash(&mut hasher);
     (&options.cmon_defaults, identity(&options.cmon_defaults)).hash(&mut hasher);
-    (&options.node, options.timeout).hash(&mut hasher);
+    (&options.node, options.timeout, &options.maintenance).hash(&mut hasher);
     (s9s, s9s.and_then(identity)).hash(&mut hasher);
     environment.hash(&mut hasher);
     // The network namespace decides which interfaces and controllers there are. The mount namespace is

@@ -1,4 +1,4 @@
-//! What this machine says about itself: its files, users, namespaces and interfaces.
+//! What this machine says about itself: its files, users and interfaces.
 
 use std::env;
 use std::ffi::OsString;

@@ -29,7 +29,7 @@ For ClusterControl 1.9.6 to 2.3.x with CMON HA. In a Controller Pool (2.3.4 and 
 leads: the answer is 503 with the reason controller-pool.";
 
 /// Answers a health check: is this node's ClusterControl controller the leader?
-#[derive(Clone, Debug, Parser)]
+#[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Options {
     /// The file with RPC_BIND_ADDRESSES

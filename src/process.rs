@@ -161,22 +161,29 @@ impl Child {
         let mut status = None;
         while !patience.passed() {
             match waitpid(Pid::from_raw(-self.pid.as_raw()), Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => self.wait_for_an_exit(patience),
+                Ok(WaitStatus::StillAlive) => {
+                    self.kill_strays();
+                    self.wait_for_an_exit(patience);
+                }
                 Ok(ended) if ended.pid() == Some(self.pid) => status = Some(ended),
                 Ok(_) => {}
                 Err(_) => break,
             }
         }
         while !patience.passed() && self.strays().next().is_some() {
-            for stray in self.strays() {
-                let _ = kill(stray, Signal::SIGKILL);
-                let _ = waitpid(stray, Some(WaitPidFlag::WNOHANG));
-            }
+            self.kill_strays();
             if self.strays().next().is_some() {
                 self.wait_for_an_exit(patience);
             }
         }
         status
+    }
+
+    fn kill_strays(&self) {
+        for stray in self.strays() {
+            let _ = kill(stray, Signal::SIGKILL);
+            let _ = waitpid(stray, Some(WaitPidFlag::WNOHANG));
+        }
     }
 
     /// What is left of the program. A process that has lost its parent is a child of this one now; see

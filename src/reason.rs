@@ -26,8 +26,8 @@ macro_rules! reasons {
 
 reasons! {
     BadArguments "bad-arguments"
-        "cmonhachk was started with an option or a CMONHACHK_ variable that it cannot use."
-        "Syslog names the option. Correct server_args or env in the service file; `cmonhachk --help` lists the options."
+        "cmonhachk cannot use an option, a CMONHACHK_ variable, or /etc/default/cmonhachk."
+        "Syslog names it. Correct that file, which the service's user must be able to read, or the options in the service file; `cmonhachk --help` lists them."
     InternalError "internal-error"
         "cmonhachk itself failed."
         "Syslog has the place in the source. Please report it."
@@ -53,7 +53,7 @@ reasons! {
         "Only a shell can tell what the defaults file assigns to RPC_BIND_ADDRESSES."
         "Syslog has the line. Assign it on one line of its own, outside conditionals and without variables, or set --node."
     NoBindAddresses "no-bind-addresses"
-        "The defaults file assigns no address to RPC_BIND_ADDRESSES."
+        "RPC_BIND_ADDRESSES, or --node, has no address."
         "Add RPC_BIND_ADDRESSES=\"127.0.0.1,ADDRESS\" with this node's address and restart cmon, or set --node."
     OnlyLoopback "only-loopback"
         "RPC_BIND_ADDRESSES, or --node, names nothing but loopback."
@@ -75,7 +75,7 @@ reasons! {
         "Syslog has the system's error. Look for exhausted memory, processes or descriptors."
     S9sTimeout "s9s-timeout"
         "s9s did not finish in time and was killed."
-        "The controller accepts connections but does not answer: look at cmon and its log. If it is only slow, raise --timeout."
+        "The controller, or the leader to which it redirects s9s, does not answer: look at cmon and its log there, and at the network. If it is only slow, raise --timeout."
     S9sKilled "s9s-killed"
         "A signal from elsewhere ended s9s."
         "Look for the out-of-memory killer in the kernel log, or for a crash of s9s."

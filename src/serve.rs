@@ -37,8 +37,7 @@ pub fn serve(connection: Connection, started: Duration) {
         0
     };
     // Nothing can block up to here, nor in this statement. Everything after it may block.
-    let options =
-        or_internal_error(|| Options::given().map_err(|error| refuse(&error.into()))).and_then(|options| options);
+    let options = or_internal_error(|| Options::given().map_err(|error| refuse(&error.into()))).flatten();
     let timeout = options.as_ref().map_or(READING, |options| options.timeout);
     match guard::arm(Deadline(started + timeout), true, last_words) {
         Ok(guard) => client.serve(started, timeout, options, &guard),
@@ -67,14 +66,14 @@ impl Client {
     fn serve(&self, started: Duration, mut timeout: Duration, options: Result<Options, Reason>, guard: &Guard) {
         // Usually the whole request is there. Read it now: a check that is killed must leave nothing unread.
         self.read_request(Deadline(started));
-        let checked = or_internal_error(|| {
+        let mut checked = or_internal_error(|| {
             let options = options?.with_settings_file().map_err(|error| refuse(&error))?;
             timeout = options.timeout;
             let deadline = options.deadline(started);
             guard.set_deadline(deadline);
             Ok(check(&options, Asker::Client, deadline, guard))
-        });
-        let mut checked = checked.and_then(|checked| checked);
+        })
+        .flatten();
         let publish = |checked: &mut Result<Checked, Reason>| {
             let _ = or_internal_error(|| checked.as_mut().map(|checked| checked.publish(true)).ok());
         };

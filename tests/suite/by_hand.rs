@@ -124,7 +124,7 @@ fn explain_tells_which_addresses_a_wildcard_stands_for() {
         String::from_utf8(output.stdout).unwrap()
     };
     for (script, words) in [
-        (":", "the wildcard address (no interface has an address)"),
+        (":", "the wildcard address (no interface's address is known)"),
         (
             "ip address add 10.0.0.7/32 dev lo; ip address add 10.0.0.8/32 dev lo; ip link set lo up",
             "the wildcard address: 10.0.0.7, 10.0.0.8",

@@ -423,12 +423,18 @@ fn explain_names_the_files_the_user_the_controller_and_what_is_held() {
     assert_eq!(cluster.runs(), 2, "it asks all the same");
     cluster.behaves("list");
     let told = explain(&mut check());
-    assert!(told.contains("verdict: leader\n  HAProxy is told 503"), "{told}");
+    assert!(
+        told.contains("verdict: leader\n  HAProxy is told 200, but 503"),
+        "{told}"
+    );
     let told = explain(check().env("CMON_CONTROLLER", "https://cc9:9501"));
     assert!(
         told.contains("  controller asked: https://cc9:9501 (CMON_CONTROLLER)\n"),
         "{told}"
     );
+    fs::write(&conf, "controller_host_name = cc8\ncontroller_port = 9501\n").unwrap();
+    let told = explain(&mut check());
+    assert!(told.contains("  controller asked: cc8 ("), "{told}");
     let told = explain(check().env("S9S_USER_CONFIG", "/"));
     assert!(told.contains("  /: cannot be read: "), "{told}");
     let told = explain(check().env("S9S_USER_CONFIG", "/nonexistent/user.conf"));

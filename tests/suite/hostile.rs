@@ -269,12 +269,15 @@ fn nothing_is_executed_but_s9s() {
 /// Text that a terminal, a log or an HTTP client would interpret.
 const POISON: &str = "\r\n<0>kernel: forged\rHTTP/1.1 200 OK\r\n\r\nCmonhachk-State: leader\u{0}\u{7}\u{8}\u{1b}[2J\u{1b}]0;t\u{7}\u{9b}31m\u{7f}";
 
-/// The check has logged one line, without control characters and of at most 1024 bytes.
+/// All that is logged is the check's own lines, without control characters and of at most 1024 bytes.
 fn is_clean(log: &Log, what: &str) {
     let lines = log.lines();
-    assert_eq!(lines.len(), 1, "{what}: {lines:?}");
-    assert!(!lines[0].chars().any(char::is_control), "{what}: {lines:?}");
-    assert!(lines[0].len() <= 1024, "{what}: {} bytes", lines[0].len());
+    assert!(!lines.is_empty(), "{what}");
+    for line in &lines {
+        assert!(line.starts_with("<2"), "{what}: {line:?}");
+        assert!(!line.chars().any(char::is_control), "{what}: {line:?}");
+        assert!(line.len() <= 1024, "{what}: {} bytes", line.len());
+    }
 }
 
 #[test]
