@@ -1,8 +1,9 @@
 //! Started from a terminal or a script.
 
+use std::fs;
 use std::process::Stdio;
 
-use crate::cluster::{Cluster, FOLLOWER, LEADER, in_namespaces, unknown, with_fault};
+use crate::cluster::{Cluster, FOLLOWER, LEADER, Node, in_namespaces, starting, unknown, with_fault};
 
 #[test]
 fn the_answer_is_printed_and_the_status_is_the_state() {
@@ -182,6 +183,47 @@ fn explain_shows_what_s9s_printed_without_its_escape_sequences() {
             .chars()
             .any(|character| character.is_control() && character != '\n'),
         "{text:?}"
+    );
+}
+
+#[test]
+fn explain_names_a_pause_only_while_it_counts() {
+    let cluster = Cluster::for_any_user();
+    cluster.behaves("wrong-password");
+    let conf = cluster.folder.write("s9s.conf", "[global]\n");
+    let maintenance = cluster.folder.join("maintenance");
+    let node = Node {
+        s9s: cluster.folder.join("sim"),
+        ..cluster.leader()
+    };
+    // Root does not know whether the service's credentials have changed.
+    let mut check = starting("setpriv", &node.command());
+    check.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    check.arg(cluster.folder.join("cmonhachk"));
+    check
+        .env("S9S_USER_CONFIG", &conf)
+        .env("CMONHACHK_MAINTENANCE", &maintenance);
+    let mut told = |explain: &str| {
+        let output = check.env("CMONHACHK_EXPLAIN", explain).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let pause = "s9s is not run for another ";
+    assert_eq!(told(""), unknown("s9s-refused"));
+    cluster.behaves("list");
+    assert!(told("1").contains(pause));
+    fs::write(&maintenance, "").unwrap();
+    assert_eq!(told(""), unknown("maintenance"));
+    fs::remove_file(&maintenance).unwrap();
+    assert!(!told("1").contains(pause), "after a maintenance, s9s is run at once");
+    cluster.behaves("wrong-password");
+    assert_eq!(told(""), unknown("s9s-refused"));
+    assert!(told("1").contains(pause));
+    cluster.behaves("list");
+    cluster.folder.write("s9s.conf", "[global] # corrected\n");
+    let text = told("1");
+    assert!(
+        !text.contains(pause) && text.contains("HAProxy is told 200: "),
+        "{text}"
     );
 }
 

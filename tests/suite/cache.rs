@@ -262,8 +262,11 @@ fn two_services_on_one_lock_file_share_it_and_not_their_verdicts() {
         lock: leader.lock.clone(),
         ..cluster.node("10.0.0.102")
     };
+    let maintenance = cluster.folder.write("maintenance", "");
+    let in_maintenance = ["--max-age", "60", "--maintenance", maintenance.to_str().unwrap()];
     for _ in 0..20 {
         assert_eq!(leader.get(&["--max-age", "60"]), LEADER);
+        assert_eq!(leader.get(&in_maintenance), unknown("maintenance"));
         assert_eq!(follower.get(&["--max-age", "60"]), FOLLOWER);
     }
     assert_eq!(cluster.runs(), 2);

@@ -84,7 +84,7 @@ fn scanner_that_hangs(path: &Path) -> Fanotify {
 
 #[test]
 fn whatever_blocks_the_client_has_its_answer_at_the_deadline_and_the_process_is_gone() {
-    for blocked in ["the defaults file", "s9s", "the lock file"] {
+    for blocked in ["the defaults file", "s9s", "the lock file", "an s9s.conf"] {
         let cluster = Cluster::new();
         let log = Log::open(&cluster);
         let s9s = script(&cluster, "exit 1");
@@ -94,15 +94,18 @@ fn whatever_blocks_the_client_has_its_answer_at_the_deadline_and_the_process_is_
         };
         fs::write(&node.lock, "").unwrap();
         fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
+        let conf = cluster.folder.write("s9s.conf", "[global]\n");
         let path = match blocked {
             "the defaults file" => &node.defaults,
             "s9s" => &node.s9s,
-            _ => &node.lock,
+            "the lock file" => &node.lock,
+            _ => &conf,
         };
         let scanner = scanner_that_hangs(path);
         let in_time = once_in_a_while(|| {
             let start = Instant::now();
-            let client = requesting(&mut logging(&node, &["--timeout", "1.5"]), GET);
+            let mut check = logging(&node, &["--timeout", "1.5"]);
+            let client = requesting(check.env("S9S_USER_CONFIG", &conf), GET);
             assert_eq!(client.answer(), unknown("stuck"), "{blocked}");
             let took = start.elapsed();
             assert!(took > Duration::from_millis(1600), "{blocked}: {took:?}");
@@ -110,7 +113,7 @@ fn whatever_blocks_the_client_has_its_answer_at_the_deadline_and_the_process_is_
         });
         assert!(in_time, "{blocked}");
         let lines = log.lines();
-        let name = path.to_str().unwrap();
+        let name = if path == &conf { blocked } else { path.to_str().unwrap() };
         assert!(
             lines
                 .iter()
@@ -119,7 +122,7 @@ fn whatever_blocks_the_client_has_its_answer_at_the_deadline_and_the_process_is_
         );
         wait_until("nothing is left", || cluster.processes().is_empty());
         let by_hand = node.by_hand(&["--timeout", "0.3", "--explain"]);
-        if blocked != "the lock file" {
+        if path == &node.defaults || path == &node.s9s {
             assert_eq!(
                 String::from_utf8(by_hand.stdout).unwrap(),
                 unknown("stuck"),
@@ -223,7 +226,7 @@ fn a_frozen_disk_under_the_lock_file_costs_the_answer_nothing_once_s9s_runs() {
 fn an_s9s_that_cannot_be_killed_is_told_from_a_slow_one() {
     let cluster = Cluster::new();
     let log = Log::open(&cluster);
-    let text = "until [ -e $S9S_SIM/frozen ]; do sleep 0.01; done; exec touch $S9S_SIM/disk/file";
+    let text = "(setsid sleep 60 &)\nuntil [ -e $S9S_SIM/frozen ]; do sleep 0.01; done; exec touch $S9S_SIM/disk/file";
     let node = Node {
         s9s: script(&cluster, text),
         ..cluster.leader()
