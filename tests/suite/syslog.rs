@@ -137,6 +137,13 @@ fn a_lock_file_that_cannot_be_used_is_named_with_the_reason() {
     assert!(lines[1].starts_with("<29>none -> leader: l 1.7.4"), "{lines:?}");
     assert!(lines[0].contains(node.lock.to_str().unwrap()), "{lines:?}");
     assert!(lines[0].contains("directory"), "{lines:?}");
+    let with_memory = in_namespaces(&["--mount"], "mkdir /dev/shm; exec \"$@\"", &node.command());
+    let mut client = connect(&mut with_log(&cluster, with_memory));
+    client.send(GET);
+    assert_eq!(client.answer(), LEADER);
+    let lines = log.lines();
+    let instead = "<27>verdicts are cached in /dev/shm instead: lock file ";
+    assert!(lines[1].starts_with(instead), "{lines:?}");
 }
 
 #[test]
