@@ -166,20 +166,22 @@ fn a_person_gets_one_answer_however_late_the_entry_is() {
     assert_eq!(output.status.code(), Some(0));
 }
 
-/// Freezes the disk on request and thaws it again. It has a session of its own and thaws after some time
-/// by itself: a test that is killed must not leave a frozen disk, which no process can get rid of.
+/// Freezes the disk, its working folder, on request and thaws it again. A test that fails or is killed must
+/// not leave a frozen disk, which no process can get rid of. So this has a session of its own, and thaws when
+/// the test's folder is gone, or after some time.
 const FREEZER: &str = r#"
     until_there() {
         moments=0
-        until [ -e "$FOLDER/$1" ] || [ "$moments" -eq 2000 ]; do
+        until [ -e "$FOLDER/$1" ] || [ ! -e "$FOLDER/image" ] || [ "$moments" -eq 2000 ]; do
             sleep 0.01
             moments=$((moments + 1))
         done
     }
+    cd "$FOLDER/disk"
     until_there freeze
-    fsfreeze -f "$FOLDER/disk" && touch "$FOLDER/frozen"
+    fsfreeze -f . && touch "$FOLDER/frozen"
     until_there thaw
-    fsfreeze -u "$FOLDER/disk""#;
+    fsfreeze -u ."#;
 
 /// The check, with a disk at `disk` in the cluster's folder that [`FREEZER`] freezes.
 fn with_disk(cluster: &Cluster, check: &Command) -> Command {
