@@ -102,7 +102,7 @@ impl Systemd {
         let unshare = Command::new(project().join("tests/sim/boot-systemd"))
             .args([folder.path(), &control_group, root])
             .args([unit, prepare])
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .spawn()
             .unwrap();
         let systemd = Systemd { unshare, control_group };
@@ -116,9 +116,9 @@ impl Systemd {
     pub fn first_process(&self) -> Option<String> {
         let unshare = self.unshare.id();
         let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).ok()?;
-        let pid = children.split_whitespace().next()?.to_string();
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        (name == "systemd\n").then_some(pid)
+        let name = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let systemd = children.split_whitespace().find(|pid| name(pid) == "systemd\n")?;
+        Some(systemd.to_string())
     }
 
     /// The folder on this machine that holds the system's files.
@@ -162,8 +162,7 @@ impl Systemd {
 
 impl Drop for Systemd {
     fn drop(&mut self) {
-        // Killing unshare also kills its child, systemd, and with that all other processes.
-        let _ = self.unshare.kill();
+        // The end of its input ends unshare, its child, systemd, and with that all other processes.
         let _ = self.unshare.wait();
         let group = self.control_group.to_str().unwrap();
         wait_until("the control group is empty", || {
