@@ -118,22 +118,23 @@ fn the_wait_for_a_request_leaves_time_for_the_check() {
 fn what_is_sent_late_does_not_reset_the_connection() {
     let cluster = Cluster::new();
     let node = cluster.leader();
-    for _ in 0..50 {
-        // The check reads on for a second after its answer. The client may be later than that once.
-        assert!(once_in_a_while(|| {
-            let mut client = requesting(node.command().args(["--max-age", "60"]), GET);
-            // The answer is on its way now; the client writes on without reading it.
-            let mut stream = &client.stream;
-            let mut sent = stream.write_all(&[b'x'; 100_000]).is_ok();
-            let mut answer = String::new();
-            sent &= stream.read_to_string(&mut answer).is_ok();
-            // It also writes on after the answer: if the socket were closed, the second write would fail.
-            sent &= (0..10).all(|_| stream.write_all(&[b'x'; 1000]).is_ok());
-            let _ = client.stream.shutdown(Shutdown::Write);
-            client.is_left();
-            sent && answer == LEADER
-        }));
-    }
+    let is_served = |_: &i32| {
+        let mut client = requesting(node.command().args(["--max-age", "60"]), GET);
+        // The answer is on its way now; the client writes on without reading it.
+        let mut stream = &client.stream;
+        let mut sent = stream.write_all(&[b'x'; 100_000]).is_ok();
+        let mut answer = String::new();
+        sent &= stream.read_to_string(&mut answer).is_ok();
+        // It also writes on a moment after the answer: if the socket were closed, the second write would fail.
+        thread::sleep(Duration::from_millis(30));
+        sent &= (0..10).all(|_| stream.write_all(&[b'x'; 1000]).is_ok());
+        let _ = client.stream.shutdown(Shutdown::Write);
+        client.is_left();
+        sent && answer == LEADER
+    };
+    // The check reads on for a second after its answer. A client may be later than that now and then.
+    let served = (0..30).filter(is_served).count();
+    assert!(served >= 25, "{served} of 30 clients were served");
 }
 
 #[test]
