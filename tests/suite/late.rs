@@ -167,8 +167,8 @@ fn a_person_gets_one_answer_however_late_the_entry_is() {
 }
 
 /// Freezes the disk, its working folder, on request and thaws it again. A test that fails or is killed must
-/// not leave a frozen disk, which no process can get rid of. So this has a session of its own, and thaws when
-/// the test's folder is gone, or after some time.
+/// not leave a frozen disk, which no process can get rid of. So this has a session of its own and is no child
+/// of the check, and thaws when the test's folder is gone, or after some time.
 const FREEZER: &str = r#"
     until_there() {
         moments=0
@@ -192,7 +192,7 @@ fn with_disk(cluster: &Cluster, check: &Command) -> Command {
         truncate -s 8M "$FOLDER/image"
         mkfs.ext4 -q "$FOLDER/image" >/dev/null 2>&1
         mount -o loop "$FOLDER/image" "$FOLDER/disk"
-        env -u S9S_SIM setsid sh -c '{FREEZER}' </dev/null >/dev/null 2>&1 &
+        (env -u S9S_SIM setsid sh -c '{FREEZER}' </dev/null >/dev/null 2>&1 &)
         exec "$@""#,
         cluster.folder.path().display()
     );
