@@ -4,7 +4,9 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, GET, LEADER, unknown, wait_until, wait_until_all_but_one_wait, waits_for_a_lock};
+use crate::cluster::{
+    Cluster, GET, LEADER, requesting, unknown, wait_until, wait_until_all_but_one_wait, waits_for_a_lock,
+};
 
 #[test]
 fn fifty_checks_at_the_same_moment_are_fifty_right_answers_from_one_run() {
@@ -28,11 +30,7 @@ fn with_max_age_0_only_those_who_were_waiting_share() {
     let cluster = Cluster::new();
     cluster.behaves("gate");
     let node = cluster.leader();
-    let ask = || {
-        let mut client = node.connect(&["--max-age", "0", "--timeout", "20"]);
-        client.send(GET);
-        client
-    };
+    let ask = || requesting(node.command().args(["--max-age", "0", "--timeout", "20"]), GET);
     let mut clients = vec![ask()];
     wait_until("s9s runs", || cluster.runs() == 1);
     clients.extend((0..10).map(|_| ask()));
@@ -57,11 +55,7 @@ fn those_who_wait_for_a_hanging_s9s_are_told_what_the_first_one_met() {
     let cluster = Cluster::new();
     cluster.behaves("hang");
     let node = cluster.leader();
-    let start = || {
-        let mut client = node.connect(&["--timeout", "5"]);
-        client.send(GET);
-        client
-    };
+    let start = || requesting(node.command().args(["--timeout", "5"]), GET);
     let mut clients = vec![start()];
     wait_until("s9s runs", || cluster.runs() == 1);
     clients.extend((0..10).map(|_| start()));

@@ -114,11 +114,7 @@ fn a_failure_that_has_nothing_to_do_with_time_is_shared_by_a_check_that_waited()
     let node = cluster.leader();
     let lock = node.hold_the_lock();
     let clients: Vec<_> = (0..20)
-        .map(|_| {
-            let mut client = node.connect(&["--timeout", "8"]);
-            client.send(GET);
-            client
-        })
+        .map(|_| requesting(node.command().args(["--timeout", "8"]), GET))
         .collect();
     cluster.behaves("connection-refused");
     wait_until("they wait", || {
@@ -185,13 +181,7 @@ fn a_person_who_looks_is_in_no_checks_way() {
         .map(|arguments| node.command().args(arguments).stdout(Stdio::null()).spawn().unwrap())
         .into();
     wait_until("they look", || cluster.runs() == 3);
-    let clients: Vec<Client> = (0..6)
-        .map(|_| {
-            let mut client = node.connect(&[]);
-            client.send(GET);
-            client
-        })
-        .collect();
+    let clients: Vec<Client> = (0..6).map(|_| requesting(&mut node.command(), GET)).collect();
     wait_until_all_but_one_wait(&clients);
     wait_until("one of them runs s9s", || cluster.runs() == 4);
     cluster.open_gate();
