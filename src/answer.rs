@@ -2,7 +2,7 @@
 
 use crate::reason::Reason;
 use crate::request::Request;
-use crate::verdict::Verdict;
+use crate::verdict::{Role, Verdict};
 
 /// Renders the one answer for `verdict` to `request`. `head_only` leaves out only the body, for a HEAD
 /// request.
@@ -13,8 +13,8 @@ pub fn render(verdict: Verdict, request: Request, head_only: bool) -> Vec<u8> {
         return agent(verdict).into_bytes();
     }
     let (is_right, body) = match verdict {
-        Verdict::Leader => (true, "<html><body>This node is a leader.</body></html>"),
-        Verdict::Follower => (
+        Verdict::Known(Role::Leader) => (true, "<html><body>This node is a leader.</body></html>"),
+        Verdict::Known(Role::Follower) => (
             request == Request::Health,
             "<html><body>This node is a follower.</body></html>",
         ),
@@ -26,7 +26,7 @@ pub fn render(verdict: Verdict, request: Request, head_only: bool) -> Vec<u8> {
     };
     let reason = match verdict {
         Verdict::Unknown(reason) => format!("Cmonhachk-Reason: {}\r\n", reason.code()),
-        Verdict::Leader | Verdict::Follower => String::new(),
+        Verdict::Known(_) => String::new(),
     };
     format!(
         "HTTP/1.1 {status}\r\n\
@@ -50,8 +50,8 @@ pub fn render(verdict: Verdict, request: Request, head_only: bool) -> Vec<u8> {
 /// `drain` last until `ready`, and `ready` would undo what an operator sets on HAProxy itself.
 fn agent(verdict: Verdict) -> String {
     match verdict {
-        Verdict::Leader => "up\n".to_string(),
-        Verdict::Follower => "down #follower\n".to_string(),
+        Verdict::Known(Role::Leader) => "up\n".to_string(),
+        Verdict::Known(Role::Follower) => "down #follower\n".to_string(),
         Verdict::Unknown(Reason::Maintenance) => "stopped #maintenance\n".to_string(),
         Verdict::Unknown(reason) => format!("#unknown {}\n", reason.code()),
     }
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn the_leader_answers_200() {
         assert_eq!(
-            String::from_utf8(render(Verdict::Leader, Request::Role, false)).unwrap(),
+            String::from_utf8(render(Verdict::Known(Role::Leader), Request::Role, false)).unwrap(),
             "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 48\r\nConnection: close\r\n\
              Cache-Control: no-store\r\nCmonhachk-State: leader\r\n\r\n\
              <html><body>This node is a leader.</body></html>"
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn a_follower_answers_503() {
         assert_eq!(
-            String::from_utf8(render(Verdict::Follower, Request::Role, false)).unwrap(),
+            String::from_utf8(render(Verdict::Known(Role::Follower), Request::Role, false)).unwrap(),
             "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/html\r\nContent-Length: 50\r\nConnection: close\r\n\
              Cache-Control: no-store\r\nCmonhachk-State: follower\r\n\r\n\
              <html><body>This node is a follower.</body></html>"
@@ -98,7 +98,11 @@ mod tests {
 
     #[test]
     fn head_gets_the_same_head_and_no_body() {
-        for verdict in [Verdict::Leader, Verdict::Follower, Verdict::Unknown(Reason::NoRole)] {
+        for verdict in [
+            Verdict::Known(Role::Leader),
+            Verdict::Known(Role::Follower),
+            Verdict::Unknown(Reason::NoRole),
+        ] {
             let whole = render(verdict, Request::Role, false);
             let head = render(verdict, Request::Role, true);
             assert!(whole.starts_with(&head));
@@ -109,12 +113,12 @@ mod tests {
     #[test]
     fn a_health_request_differs_from_one_for_the_role_on_a_follower_alone() {
         let render = |verdict, request| String::from_utf8(render(verdict, request, false)).unwrap();
-        for verdict in [Verdict::Leader, Verdict::Unknown(Reason::NoRole)] {
+        for verdict in [Verdict::Known(Role::Leader), Verdict::Unknown(Reason::NoRole)] {
             assert_eq!(render(verdict, Request::Health), render(verdict, Request::Role));
         }
         assert_eq!(
-            render(Verdict::Follower, Request::Health),
-            render(Verdict::Follower, Request::Role).replace("503 Service Unavailable", "200 OK")
+            render(Verdict::Known(Role::Follower), Request::Health),
+            render(Verdict::Known(Role::Follower), Request::Role).replace("503 Service Unavailable", "200 OK")
         );
     }
 }

@@ -1,58 +1,56 @@
 //! What a person or a script gets: the same answer on standard output, and an exit status.
+//!
+//! A check by hand uses neither the lock nor the cache: the service must not notice it.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use crate::answer::render;
-use crate::check::{check, find_out};
-use crate::explain::explain;
-use crate::guard::{self, Stage};
-use crate::key::Asker;
+use crate::check::find_out;
+use crate::explain::{self, explain};
+use crate::guard;
+use crate::moment::Moment;
 use crate::options::{Options, in_short};
 use crate::request::Request;
-use crate::s9s;
-use crate::verdict::{Verdict, verdict};
+use crate::verdict::{Role, Verdict, verdict};
 
 /// Makes the check and prints the answer, or with `--explain` the way to it. The status is 0 for
 /// the leader, 1 for a follower, 2 for an unknown state.
-pub fn by_hand(started: Duration) -> ExitCode {
-    let last_words = |reason| {
-        let verdict = Verdict::Unknown(reason);
-        print(&render(verdict, Request::Role, false));
-        status(verdict).into()
+pub fn by_hand(started: Moment) -> ExitCode {
+    let options = match Options::read() {
+        Ok(options) => options,
+        Err(error) => match error.downcast::<clap::Error>() {
+            // clap prints its errors, --help and --version itself.
+            Ok(error) => error.exit(),
+            Err(error) => return refuse(&in_short(&error)),
+        },
     };
-    // clap prints its errors, --help and --version itself, and exits.
-    let options = Options::given().unwrap_or_else(|error| error.exit());
-    let guard = match guard::arm(options.deadline(started), false, last_words) {
+    let (deadline, explains) = (started + options.timeout, options.explain);
+    let guard = guard::arm(deadline, move |reason, doing| {
+        let verdict = Verdict::Unknown(reason);
+        match explains {
+            true => explain::conclude(reason, doing),
+            false => print(&render(verdict, Request::Role, false)),
+        }
+        status(verdict).into()
+    });
+    let guard = match guard {
         Ok(guard) => guard,
         Err(error) => return refuse(&format!("cannot start a thread: {error}")),
     };
-    let options = match options.with_settings_file() {
-        Ok(options) => options,
-        Err(error) => return refuse(&in_short(&error)),
+    let verdict = match explains {
+        true => explain(&options, deadline, &guard),
+        false => verdict(&find_out(&options, deadline, &guard, &mut |_| ())),
     };
-    let deadline = options.deadline(started);
-    guard.set_deadline(deadline);
-    if options.explain {
-        // It neither waits for the lock nor publishes its verdict: the service must not notice it.
-        let report = find_out(&options, s9s::find(&options.s9s), deadline, &guard);
-        guard.enter(Stage::Inputs);
-        let text = explain(&options, &report);
-        guard.answer();
-        print(text.as_bytes());
-        return status(verdict(&report.outcome)).into();
-    }
-    let mut checked = check(&options, Asker::Person, deadline, &guard);
-    let verdict = checked.verdict(deadline);
     guard.answer();
-    print(&render(verdict, Request::Role, false));
-    checked.publish(false);
+    if !explains {
+        print(&render(verdict, Request::Role, false));
+    }
     status(verdict).into()
 }
 
 /// A reader that closes the output early still gets the status.
-fn print(text: &[u8]) {
+pub fn print(text: &[u8]) {
     let _ = io::stdout().write_all(text).and_then(|()| io::stdout().flush());
 }
 
@@ -63,8 +61,8 @@ fn refuse(why: &str) -> ExitCode {
 
 fn status(verdict: Verdict) -> u8 {
     match verdict {
-        Verdict::Leader => 0,
-        Verdict::Follower => 1,
+        Verdict::Known(Role::Leader) => 0,
+        Verdict::Known(Role::Follower) => 1,
         Verdict::Unknown(_) => 2,
     }
 }

@@ -16,8 +16,8 @@ use nix::sys::socket::{
 use nix::sys::stat::fstat;
 use nix::unistd::{close, dup2_stderr, dup2_stdin, dup2_stdout};
 
-use crate::deadline::Deadline;
 use crate::log;
+use crate::moment::Moment;
 use crate::request::{self, MAX_HEAD};
 
 /// How long the check waits for the client's last bytes after the answer.
@@ -69,10 +69,19 @@ impl Connection {
         Some(Connection)
     }
 
-    /// Reads more of the request into `head`, until it is complete, the deadline has passed, the client
-    /// has closed its side, or [`MAX_HEAD`] bytes have come. Without this, closing the socket with
-    /// unread bytes would send RST, and the client would lose the answer.
-    pub fn read_head(self, head: &mut Vec<u8>, deadline: Deadline) {
+    /// Reads what has come of the request. Without this, closing the socket with unread bytes would send RST,
+    /// and the client would lose the answer.
+    pub fn read_what_is_there(self, head: &mut Vec<u8>) {
+        self.read_until(head, Moment(Duration::ZERO));
+    }
+
+    /// Reads the rest of the request, until it is complete, the deadline has passed, the client has closed its
+    /// side, or [`MAX_HEAD`] bytes have come.
+    pub fn wait_for_the_rest(self, head: &mut Vec<u8>, deadline: Moment) {
+        self.read_until(head, deadline);
+    }
+
+    fn read_until(self, head: &mut Vec<u8>, deadline: Moment) {
         let mut chunk = [0; CHUNK];
         while head.len() < MAX_HEAD && !request::is_complete(head) {
             match self.receive(&mut chunk, deadline) {
@@ -84,14 +93,14 @@ impl Connection {
 
     /// Sends the whole answer, then closes this side of the connection.
     pub fn send(self, answer: &[u8]) {
-        let deadline = Deadline::from_now(SENDING);
+        let deadline = Moment::now() + SENDING;
         let mut rest = answer;
         while !rest.is_empty() {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             match send(STDIN_FILENO, rest, flags) {
                 Ok(count) => rest = &rest[count..],
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) if !deadline.passed() => wait_for(PollFlags::POLLOUT, deadline),
+                Err(Errno::EAGAIN) if !deadline.has_passed() => wait_for(PollFlags::POLLOUT, deadline),
                 // If a client does not wait for its answer, that is no fault of the check.
                 Err(Errno::EPIPE | Errno::ECONNRESET) => return,
                 Err(errno) => return log::fault(&format!("the answer could not be sent: {errno}")),
@@ -104,20 +113,20 @@ impl Connection {
     /// Without this, what arrives late would make the kernel send RST, and the client might lose
     /// the answer.
     pub fn linger(self) {
-        let deadline = Deadline::from_now(LINGER);
+        let deadline = Moment::now() + LINGER;
         let mut dropped = [0; CHUNK];
         // A client that has its answer needs time to close, so this waits first.
         wait_for(PollFlags::POLLIN, deadline);
-        while !deadline.passed() && self.receive(&mut dropped, deadline).is_some() {}
+        while !deadline.has_passed() && self.receive(&mut dropped, deadline).is_some() {}
     }
 
     /// Some bytes; None if there are none before the deadline, or the client has closed its side.
-    fn receive(self, buffer: &mut [u8], deadline: Deadline) -> Option<usize> {
+    fn receive(self, buffer: &mut [u8], deadline: Moment) -> Option<usize> {
         loop {
             match recv(STDIN_FILENO, buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return None,
                 Ok(count) => return Some(count),
-                Err(Errno::EAGAIN) if !deadline.passed() => wait_for(PollFlags::POLLIN, deadline),
+                Err(Errno::EAGAIN) if !deadline.has_passed() => wait_for(PollFlags::POLLIN, deadline),
                 Err(Errno::EINTR) => {}
                 Err(_) => return None,
             }
@@ -145,7 +154,7 @@ fn accept_client() {
         "standard input is a listening socket; the service starts a check for each connection: \
          set \"wait = no\" in xinetd's service file, \"Accept=yes\" in systemd's socket unit",
     );
-    wait_for(PollFlags::POLLIN, Deadline::from_now(ACCEPTING));
+    wait_for(PollFlags::POLLIN, Moment::now() + ACCEPTING);
     // The client may have gone: wait for no other.
     let _ = fcntl(standard(STDIN_FILENO), FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
     if let Ok(client) = accept(STDIN_FILENO) {
@@ -154,7 +163,7 @@ fn accept_client() {
     }
 }
 
-fn wait_for(event: PollFlags, deadline: Deadline) {
+fn wait_for(event: PollFlags, deadline: Moment) {
     let mut socket = [PollFd::new(standard(STDIN_FILENO), event)];
     // The result does not matter: the next read or write shows what has happened.
     let _ = poll(&mut socket, deadline.poll_timeout());

@@ -5,20 +5,19 @@ use std::net::IpAddr;
 
 use anyhow::anyhow;
 
-use crate::defaults::{Entry, join};
+use crate::defaults::{BindAddress, join};
 use crate::list::{Row, State};
-use crate::reason::{Fault, Reason};
-use crate::verdict::{Standing, Verdict};
+use crate::reason::Reason;
+use crate::verdict::{Outcome, Role, Standing};
 
 /// Finds this node in the list, and the role that the list gives it.
 ///
-/// A row is this node's if it matches any of `entries`. `interfaces` are this machine's addresses, as far
-/// as they are known: a wildcard among the entries stands for them, and the entries name another machine if
-/// only rows of others have them.
+/// A row is this node's if it matches any of `entries`. A wildcard among them stands for `interfaces`, this
+/// machine's addresses.
 ///
 /// # Errors
 /// The reason why the list gives this node no certain role.
-pub fn evaluate(entries: &[Entry], interfaces: &[IpAddr], rows: &[Row<'_>]) -> Result<Standing, Fault> {
+pub fn evaluate(entries: &[BindAddress], interfaces: &[IpAddr], rows: &[Row<'_>]) -> Outcome {
     if rows.is_empty() {
         return Err(Reason::NoControllers.because(anyhow!("s9s lists no controllers")));
     }
@@ -27,15 +26,6 @@ pub fn evaluate(entries: &[Entry], interfaces: &[IpAddr], rows: &[Row<'_>]) -> R
     let Some(row) = ours.first() else {
         return Err(Reason::NotListed.because(anyhow!("no row for {}", join(entries))));
     };
-    let is_here = |row: &&Row<'_>| row.address().is_some_and(|address| interfaces.contains(&address));
-    if let Some(here) = rows.iter().find(is_here)
-        && !ours.iter().any(is_here)
-    {
-        let (names, text) = (join(entries), String::from_utf8_lossy(here.line));
-        return Err(Reason::AnotherNode.because(anyhow!(
-            "this node is said to be {names}, but this machine's address is in the row \"{text}\""
-        )));
-    }
     let text = String::from_utf8_lossy(row.line).into_owned();
     if let Some(other) = ours.iter().find(|other| other.state != row.state) {
         let other = String::from_utf8_lossy(other.line);
@@ -45,13 +35,13 @@ pub fn evaluate(entries: &[Entry], interfaces: &[IpAddr], rows: &[Row<'_>]) -> R
     if leaders > 1 {
         return Err(Reason::SeveralLeaders.because(anyhow!("{leaders} rows say leader; this node's is \"{text}\"")));
     }
-    let verdict = match row.state {
-        State::Leader => Verdict::Leader,
-        State::Follower => Verdict::Follower,
+    let role = match row.state {
+        State::Leader => Role::Leader,
+        State::Follower => Role::Follower,
         State::Offline => return Err(Reason::Offline.because(anyhow!("this node's row is \"{text}\""))),
         State::NoRole => return Err(Reason::NoRole.because(anyhow!("this node's row is \"{text}\""))),
     };
-    Ok(Standing { verdict, row: text })
+    Ok(Standing { role, row: text })
 }
 
 /// The addresses and names of this node, names in lower case.
@@ -61,17 +51,17 @@ struct Node {
 }
 
 impl Node {
-    fn new(entries: &[Entry], interfaces: &[IpAddr]) -> Node {
+    fn new(entries: &[BindAddress], interfaces: &[IpAddr]) -> Node {
         let mut node = Node {
             addresses: BTreeSet::new(),
             names: BTreeSet::new(),
         };
         for entry in entries {
             match entry {
-                Entry::Address(address) => node.addresses.extend([*address]),
-                Entry::Wildcard => node.addresses.extend(interfaces),
-                Entry::Name(name) => node.names.extend([name.to_ascii_lowercase()]),
-                Entry::Loopback(_) => {}
+                BindAddress::Address(address) => node.addresses.extend([*address]),
+                BindAddress::Wildcard => node.addresses.extend(interfaces),
+                BindAddress::Name(name) => node.names.extend([name.to_ascii_lowercase()]),
+                BindAddress::Loopback(_) => {}
             }
         }
         node
@@ -235,26 +225,6 @@ mod tests {
             told("10.0.0.1", &[('l', "a", "10.0.0.1"), ('l', "b", "10.0.0.1")]),
             "unknown split"
         );
-    }
-
-    #[test]
-    fn a_node_that_the_list_places_elsewhere_is_another() {
-        let rows = [('l', "cc1", "10.0.0.1"), ('f', "cc2", "10.0.0.2")];
-        for (addresses, words) in [
-            ("10.0.0.1", "unknown another-node"),
-            ("cc1", "unknown another-node"),
-            ("10.0.0.3", "unknown not-listed"),
-            ("10.0.0.2", "follower"),
-            ("cc2", "follower"),
-            ("10.0.0.1,10.0.0.2", "unknown rows-disagree"),
-            ("::", "follower"),
-        ] {
-            assert_eq!(told_on(&HERE, addresses, &rows), words, "{addresses}");
-        }
-        // A machine whose addresses are in no row, or not known, says nothing.
-        for here in [&["192.0.2.1"][..], &[]] {
-            assert_eq!(told_on(here, "10.0.0.1", &rows), "leader");
-        }
     }
 
     #[test]

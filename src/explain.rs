@@ -1,21 +1,30 @@
-//! The check's story for a person: what was read, run, matched and concluded.
+//! The check's story for a person: what is read, run, matched and concluded, each line as soon as it is known.
 
 use std::env;
+use std::ffi::OsStr;
+use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use nix::unistd::{Uid, User};
 
+use crate::by_hand::print;
 use crate::cache;
-use crate::check::{Report, Seen};
+use crate::check::{Step, find_out};
 use crate::conf;
-use crate::defaults::Entry;
+use crate::defaults::BindAddress;
+use crate::guard::Guard;
 use crate::list;
 use crate::log::clean;
 use crate::machine::{self, is_missing};
+use crate::moment::Moment;
 use crate::options::Options;
 use crate::process::Run;
+use crate::reason::Reason;
 use crate::s9s::{ARGUMENTS, ending};
-use crate::verdict::{Verdict, verdict};
+use crate::told;
+use crate::verdict::{Role, Verdict, evidence, verdict};
 
 /// The user that the packages run the service as.
 const SERVICE_USER: &str = "cmonhachk";
@@ -24,111 +33,164 @@ const SERVICE_USER: &str = "cmonhachk";
 const MAX_LINE: usize = 300;
 const MAX_LINES: usize = 40;
 
-/// Tells what `report` holds, in lines for a terminal.
-pub fn explain(options: &Options, report: &Report) -> String {
-    let mut text = String::new();
-    let mut say = |line: &str| {
-        text += &clean(line, MAX_LINE);
-        text.push('\n');
-    };
-    say("Cache");
-    say(&format!("  lock file {}", options.lock_file.display()));
-    match cache::open(&options.lock_file, cache::Missing::IsLeft) {
-        Ok(_) => say("  usable; --explain does not use the cache"),
-        Err(why) if why.root_cause().downcast_ref().is_some_and(is_missing) => {
-            say("  not there; the service's first check makes it, or uses /dev/shm if it cannot");
-        }
-        Err(why) => say(&format!("  not used: {why:#}")),
-    }
-    let mut holds = cache::holds(&options.lock_file, options.backoff);
-    // The credentials of root are not the service's: root cannot tell whether these have changed.
-    if !Uid::effective().is_root() {
-        holds.retain(|(entry, _)| entry.hold.is_some_and(|hold| hold.credentials == conf::digest()));
-    }
-    for (entry, left) in &holds {
-        let (verdict, seconds) = (entry.verdict.words(), left.as_secs());
-        say(&format!(
-            "  {verdict}: s9s is not run for another {seconds} s, unless its credentials or the settings change"
-        ));
-    }
-    if let Err(error) = machine::exists(&options.maintenance) {
-        say(&format!(
-            "  cannot check whether the maintenance file {} exists: {error}",
-            options.maintenance.display()
-        ));
-    }
+fn say(line: &str) {
+    print(format!("{}\n", clean(line, MAX_LINE)).as_bytes());
+}
+
+/// Makes a check of its own, and tells its way. Returns its verdict.
+pub fn explain(options: &Options, deadline: Moment, guard: &Guard) -> Verdict {
+    let service = service(options, guard);
     say("Who this node is");
     match options.node {
         Some(_) => say("  --node:"),
         None => say(&format!("  RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display())),
     }
-    if report.seen.entries.is_empty() {
-        say("    not known: see the end");
+    let mut names = Vec::new();
+    let outcome = find_out(options, deadline, guard, &mut |step| match step {
+        Step::Names(entries) => names = entries.to_vec(),
+        Step::Interfaces(ours) => {
+            for entry in &names {
+                say(&format!("    {}", describe(entry, ours)));
+            }
+            guard.enter("looking at", Path::new("the files that s9s reads"));
+            tell_inputs();
+        }
+        Step::Runs(program) => {
+            say("What s9s says");
+            say(&format!("  {} {}", program.display(), ARGUMENTS.join(" ")));
+        }
+        Step::Ran(run) => tell_run(run, &mut say),
+    });
+    say("What that means");
+    let verdict = verdict(&outcome);
+    let evidence = evidence(&outcome);
+    match verdict {
+        Verdict::Known(_) => {
+            say("  this node's row:");
+            say(&format!("    {evidence}"));
+        }
+        Verdict::Unknown(_) => say(&format!("  {evidence}")),
     }
-    for entry in &report.seen.entries {
-        say(&format!("    {}", describe(entry, &report.seen.interfaces)));
+    say(&format!("  verdict: {}", verdict.words()));
+    say(match service {
+        Some(Verdict::Known(Role::Leader)) => "  HAProxy is told 200: users are sent to this node.",
+        Some(_) => "  HAProxy is told 503: no users are sent to this node.",
+        None => "  The service was not asked just now: curl -i http://127.0.0.1:9201/ shows what HAProxy is told.",
+    });
+    if let Verdict::Unknown(reason) = verdict {
+        advise(reason);
     }
+    verdict
+}
+
+/// Tells why the check could not be ended.
+pub fn conclude(reason: Reason, doing: &str) {
+    say("What that means");
+    say(&format!("  {doing}"));
+    say(&format!("  verdict: {}", Verdict::Unknown(reason).words()));
+    advise(reason);
+}
+
+fn advise(reason: Reason) {
+    say(&format!("  {}", reason.meaning()));
+    say("What to do");
+    say(&format!("  {}", reason.advice()));
+}
+
+/// Tells what the service has cached. Returns what it answers now, if that is known.
+fn service(options: &Options, guard: &Guard) -> Option<Verdict> {
+    let lock_file = &options.lock_file;
+    guard.enter("reading the verdict beside", lock_file);
+    say("What the service answers");
+    say(&format!("  lock file {}", lock_file.display()));
+    // Root may believe the files of the user that the folder belongs to.
+    let owner = fs::metadata(cache::folder(lock_file))
+        .ok()
+        .map(|folder| Uid::from_raw(folder.uid()));
+    let owner = owner.filter(|_| Uid::effective().is_root());
+    match cache::open(lock_file, false) {
+        Err(why) if why.root_cause().downcast_ref().is_some_and(is_missing) => {
+            say("  not there; the service's first check makes it, if it may");
+        }
+        Err(why) if owner.is_none_or(Uid::is_root) => say(&format!("  it cannot be used: {why:#}")),
+        _ => {}
+    }
+    let mut is_recent = false;
+    if let Some(entry) = cache::entry(lock_file, owner) {
+        let age = entry.from.age().unwrap_or_default();
+        say(&format!(
+            "  cached: {}, {:.1} s old",
+            entry.verdict.words(),
+            age.as_secs_f64()
+        ));
+        let pause = match entry.pause.survivor {
+            Some(survivor) if survivor.is_there() => Some(format!("while process {} is there", survivor.pid)),
+            Some(_) => None,
+            None => cache::pause_left(&entry, options.backoff)
+                .map(|left| format!("for another {} s, unless its credentials change", left.as_secs())),
+        };
+        is_recent = pause.is_some() || age < options.max_age + options.timeout;
+        if let Some(pause) = pause {
+            say(&format!("  a pause: s9s is not run {pause}"));
+        }
+    }
+    let told = told::last(lock_file, owner);
+    say(&format!(
+        "  its clients were told last: {}",
+        told.map_or("nothing".to_string(), Verdict::words)
+    ));
+    if let Err(error) = machine::exists(&options.maintenance) {
+        let file = options.maintenance.display();
+        say(&format!(
+            "  cannot check whether the maintenance file {file} exists: {error}"
+        ));
+    }
+    told.filter(|told| is_recent || matches!(told, Verdict::Unknown(_)))
+}
+
+fn tell_inputs() {
     say("What s9s reads");
     for line in conf::describe() {
         say(&format!("  {line}"));
     }
     if Uid::effective().is_root() && matches!(User::from_name(SERVICE_USER), Ok(Some(_))) {
-        let arguments: Vec<_> = env::args_os().skip(1).collect();
+        let program = env::current_exe().unwrap_or_default();
+        let words = [program.into_os_string()].into_iter().chain(env::args_os().skip(1));
+        let command: Vec<_> = words.map(|word| quote(&word)).collect();
         say(&format!(
-            "  these are root's files; to check as the service: runuser -u {SERVICE_USER} -- env -i {} {}",
-            env::current_exe().unwrap_or_default().display(),
-            arguments.join(" ".as_ref()).display()
+            "  these are root's files; to check as the service: runuser -u {SERVICE_USER} -- env -i {}",
+            command.join(" ")
         ));
     }
-    say("What s9s says");
-    match &report.seen.run {
-        Some(run) => tell_run(&report.seen, run, &mut say),
-        None => say("  there is no finished run of s9s"),
-    }
-    say("What that means");
-    match &report.outcome {
-        Ok(standing) => {
-            say("  this node's row:");
-            say(&format!("    {}", standing.row));
-        }
-        Err(fault) => say(&format!("  {:#}", fault.detail)),
-    }
-    let verdict = verdict(&report.outcome);
-    say(&format!("  verdict: {}", verdict.words()));
-    say(match verdict {
-        Verdict::Leader if !holds.is_empty() => {
-            "  HAProxy is told 200, but 503 as long as the service does not run s9s: see Cache."
-        }
-        Verdict::Leader => "  HAProxy is told 200: users are sent to this node.",
-        Verdict::Follower | Verdict::Unknown(_) => "  HAProxy is told 503: no users are sent to this node.",
-    });
-    if let Verdict::Unknown(reason) = verdict {
-        say(&format!("  {}", reason.meaning()));
-        say("What to do");
-        say(&format!("  {}", reason.advice()));
-    }
-    text
 }
 
-/// `ours` are this machine's addresses, or none if they are not known.
-fn describe(entry: &Entry, ours: &[IpAddr]) -> String {
+/// The word as a shell needs it.
+fn quote(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_=./,:@%+".contains(character);
+    match word.chars().all(is_plain) && !word.is_empty() {
+        true => word.into_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+/// `ours` are this machine's addresses.
+fn describe(entry: &BindAddress, ours: &[IpAddr]) -> String {
     match entry {
-        Entry::Address(address) if !ours.is_empty() && !ours.contains(address) => {
-            format!("{address} (no interface of this machine has it: is the file another node's?)")
+        BindAddress::Address(address) if !ours.contains(address) => {
+            format!("{address} (no interface of this machine has it)")
         }
-        Entry::Address(address) => format!("{address}"),
-        Entry::Loopback(address) => format!("{address} (loopback: ignored)"),
-        Entry::Name(_) => format!("{entry} (host name)"),
-        Entry::Wildcard if ours.is_empty() => format!("{entry} (no interface's address is known)"),
-        Entry::Wildcard => {
+        BindAddress::Address(address) => format!("{address}"),
+        BindAddress::Loopback(address) => format!("{address} (loopback: ignored)"),
+        BindAddress::Name(_) => format!("{entry} (host name)"),
+        BindAddress::Wildcard => {
             let addresses: Vec<_> = ours.iter().map(ToString::to_string).collect();
             format!("{entry}: {}", addresses.join(", "))
         }
     }
 }
 
-fn tell_run(seen: &Seen, run: &Run, say: &mut impl FnMut(&str)) {
-    say(&format!("  {} {}", seen.program.display(), ARGUMENTS.join(" ")));
+fn tell_run(run: &Run, say: &mut impl FnMut(&str)) {
     say(&format!("  {}", ending(run)));
     for (name, printed) in [("output", &run.stdout), ("error output", &run.stderr)] {
         let printed = list::plain(printed);
@@ -160,29 +222,32 @@ mod tests {
             took: Duration::from_millis(12),
         };
         let mut lines = Vec::new();
-        let seen = Seen {
-            program: "/bin/s9s".into(),
-            ..Seen::default()
-        };
-        tell_run(&seen, &run, &mut |line| lines.push(line.to_string()));
+        tell_run(&run, &mut |line: &str| lines.push(line.to_string()));
         lines
     }
 
-    const RUN: [&str; 2] = [
-        "  /bin/s9s controller --list --long",
-        "  exited with status 0 after 0.012 s",
-    ];
+    #[test]
+    fn a_word_is_quoted_if_a_shell_needs_it() {
+        for (word, quoted) in [
+            ("/a-b=c", "/a-b=c"),
+            ("/a b", "'/a b'"),
+            ("it's", r"'it'\''s'"),
+            ("", "''"),
+        ] {
+            assert_eq!(quote(OsStr::new(word)), quoted);
+        }
+    }
 
     #[test]
     fn a_stream_is_named_where_it_has_lines() {
-        assert_eq!(told("", ""), RUN);
-        assert_eq!(told("a\nb\n", "")[2..], ["  output:", "    a", "    b"]);
-        assert_eq!(told("", "c")[2..], ["  error output:", "    c"]);
+        assert_eq!(told("", ""), ["  exited with status 0 after 0.012 s"]);
+        assert_eq!(told("a\nb\n", "")[1..], ["  output:", "    a", "    b"]);
+        assert_eq!(told("", "c")[1..], ["  error output:", "    c"]);
     }
 
     #[test]
     fn what_is_not_shown_of_a_stream_is_counted() {
-        let shown = |count: usize| told(&"x\n".repeat(count), "").split_off(3);
+        let shown = |count: usize| told(&"x\n".repeat(count), "").split_off(2);
         assert_eq!(shown(39), ["    x"; 39]);
         assert_eq!(shown(40), ["    x"; 40]);
         let more = shown(42);

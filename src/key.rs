@@ -1,8 +1,7 @@
 //! The cache key: a digest of everything that decides the verdict.
 //!
-//! HAProxy must not get the result of what a person tries out by hand, and two services must not take
-//! each other's verdict. `--timeout` is in the key: a timeout of s9s says nothing to a service that waits
-//! longer. `--max-age` is not: it changes how a verdict is used, not what it is.
+//! A changed file or variable must not give the old verdict. `--timeout` is in the key: a timeout of s9s says
+//! nothing to a service that waits longer. `--max-age` is not: it changes how a verdict is used, not what it is.
 
 use std::env;
 use std::ffi::OsStr;
@@ -14,17 +13,8 @@ use crate::machine::identity;
 use crate::options::Options;
 use crate::s9s::is_loud;
 
-/// Who asks. Checks by a person have their own entry and their own lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Asker {
-    /// A client, through a super-server.
-    Client,
-    /// A person or a script.
-    Person,
-}
-
-/// The key of a check with these options, and this s9s, in this process's environment.
-pub fn key(options: &Options, asker: Asker, s9s: Option<&Path>) -> u64 {
+/// The key of a check with these options and this s9s, in this process's environment and this boot.
+pub fn key(options: &Options, s9s: Option<&Path>, boot: &str) -> u64 {
     let decides = |name: &OsStr| {
         let is_s9s = name.as_bytes().starts_with(b"S9S_") && name != "S9S_CONNECTION_TIMEOUT";
         name == "HOME" || name == "CMON_CONTROLLER" || (is_s9s && !is_loud(name))
@@ -34,14 +24,13 @@ pub fn key(options: &Options, asker: Asker, s9s: Option<&Path>) -> u64 {
         .collect();
     environment.sort();
     let mut hasher = DefaultHasher::new();
-    env!("CARGO_PKG_VERSION").hash(&mut hasher);
-    asker.hash(&mut hasher);
+    (env!("CARGO_PKG_VERSION"), boot).hash(&mut hasher);
     (&options.cmon_defaults, identity(&options.cmon_defaults)).hash(&mut hasher);
-    (&options.node, options.timeout, &options.maintenance).hash(&mut hasher);
+    (&options.node, options.timeout).hash(&mut hasher);
     (s9s, s9s.and_then(identity)).hash(&mut hasher);
     environment.hash(&mut hasher);
     // The network namespace decides which interfaces and controllers there are. The mount namespace is
-    // left out, because systemd gives each check its own: the files' identities cover what matters of it.
+    // left out: the files' identities cover what matters of it.
     identity(Path::new("/proc/self/ns/net"))
         .map(|(device, inode, ..)| (device, inode))
         .hash(&mut hasher);

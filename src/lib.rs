@@ -34,7 +34,7 @@
 //! | [`list`], [`evaluation`] | What does the list say, and what does it say about this node? |
 //! | [`verdict`], [`reason`] | In which words is the result given? |
 //! | [`answer`], [`log`], [`explain`] | What do the client, syslog and a person read? |
-//! | [`guard`], [`deadline`] | What if something blocks? How much time is left? |
+//! | [`guard`], [`moment`] | What if something blocks? How much time is left? |
 //! | [`options`], [`machine`] | What did the operator ask for? What does the machine say of itself? |
 //!
 //! [`request`], [`settings`], [`defaults`], [`list`], [`evaluation`], [`verdict`], [`entry`] and [`answer`]
@@ -63,7 +63,6 @@ pub mod cache;
 pub mod check;
 pub mod conf;
 pub mod connection;
-pub mod deadline;
 pub mod defaults;
 pub mod entry;
 pub mod evaluation;
@@ -73,11 +72,14 @@ pub mod key;
 pub mod list;
 pub mod log;
 pub mod machine;
+pub mod moment;
 pub mod options;
+pub mod pause;
 pub mod process;
 pub mod reason;
 pub mod request;
 pub mod s9s;
 pub mod serve;
 pub mod settings;
+pub mod told;
 pub mod verdict;

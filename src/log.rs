@@ -6,8 +6,7 @@
 use std::os::unix::net::UnixDatagram;
 use std::process;
 
-use crate::reason::Fault;
-use crate::verdict::{Standing, Verdict, verdict};
+use crate::verdict::Verdict;
 
 const SOCKET: &str = "/dev/log";
 
@@ -19,14 +18,14 @@ const ERROR: u8 = 3 * 8 + 3;
 const WARNING: u8 = 3 * 8 + 4;
 const NOTICE: u8 = 3 * 8 + 5;
 
-/// Logs that the verdict has changed, with the row or the error that it comes from.
-pub fn change(before: Option<Verdict>, outcome: &Result<Standing, Fault>) {
-    let now = verdict(outcome);
+/// Logs that what clients are told has changed, with the row or the error that it comes from.
+pub fn change(before: Option<Verdict>, now: Verdict, evidence: &str) {
     let before = before.map_or_else(|| "none".to_string(), Verdict::words);
-    match outcome {
-        Ok(standing) => line(NOTICE, &format!("{before} -> {}: {}", now.words(), standing.row)),
-        Err(fault) => line(WARNING, &format!("{before} -> {}: {:#}", now.words(), fault.detail)),
-    }
+    let priority = match now {
+        Verdict::Known(_) => NOTICE,
+        Verdict::Unknown(_) => WARNING,
+    };
+    line(priority, &format!("{before} -> {}: {evidence}", now.words()));
 }
 
 /// Logs a fault of the check itself: its arguments, its lock file, its code.

@@ -1,4 +1,4 @@
-//! What this machine says about itself: its files, users and interfaces.
+//! What this machine says about itself: its files, users, processes and interfaces.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,11 +8,10 @@ use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use nix::ifaddrs::getifaddrs;
 use nix::libc::{O_NOCTTY, O_NONBLOCK};
-use nix::net::if_::InterfaceFlags;
-use nix::unistd::{Uid, User};
+use nix::unistd::{Pid, Uid, User};
 
 use crate::reason::{Fault, Reason};
 
@@ -64,17 +63,27 @@ pub fn identity(path: &Path) -> Option<(u64, u64, i64, i64)> {
     Some((meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec()))
 }
 
-/// Identifies this boot. None if the kernel does not say. Source: proc(5),
-/// /proc/sys/kernel/random/boot_id: 36 characters.
-pub fn boot_id() -> Option<String> {
+/// Identifies this boot. Source: proc(5), /proc/sys/kernel/random/boot_id: 36 characters.
+///
+/// # Errors
+/// The kernel does not say: /proc/sys is hidden, or /proc is not mounted.
+pub fn boot_id() -> anyhow::Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
     let mut text = [0; 36];
-    let mut file = fs::File::open("/proc/sys/kernel/random/boot_id").ok()?;
-    file.read_exact(&mut text).ok()?;
-    String::from_utf8(text.to_vec()).ok().filter(|id| !id.contains(' '))
+    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut text));
+    read.with_context(|| format!("without {path}, no verdict can be dated"))?;
+    Ok(String::from_utf8(text.to_vec())?)
+}
+
+/// When the process started, in clock ticks since boot. None if there is no such process. Source: proc(5),
+/// the 20th word after the program's name.
+pub fn start_of(process: Pid) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// The value of an environment variable that is not empty.
-pub fn set(name: &str) -> Option<OsString> {
+pub fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 
@@ -84,7 +93,7 @@ pub fn home_of(user: Uid) -> Option<OsString> {
     (!home.is_empty()).then_some(home)
 }
 
-/// The addresses of the interfaces that are up, without loopback.
+/// The addresses of the interfaces, up or down, without loopback.
 ///
 /// # Errors
 /// [`Reason::InterfacesUnreadable`] with the system's error.
@@ -92,12 +101,10 @@ pub fn interface_addresses() -> Result<Vec<IpAddr>, Fault> {
     let interfaces = getifaddrs().map_err(|errno| {
         Reason::InterfacesUnreadable.because(anyhow!(errno).context("cannot list the interfaces' addresses"))
     })?;
-    let addresses = interfaces
-        .filter(|interface| interface.flags.contains(InterfaceFlags::IFF_UP))
-        .filter_map(|interface| {
-            let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
-        });
+    let addresses = interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+    });
     Ok(addresses.filter(|address| !address.is_loopback()).collect())
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use cmonhachk::by_hand::by_hand;
 use cmonhachk::connection::Connection;
-use cmonhachk::deadline::since_boot;
+use cmonhachk::moment::Moment;
 use cmonhachk::serve::serve;
 
 /// musl's allocator returns each freed page to the kernel, which costs a short-lived process most.
@@ -12,7 +12,7 @@ use cmonhachk::serve::serve;
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
-    let started = since_boot();
+    let started = Moment::now();
     // First of all, so that nothing but the answer can reach a client.
     match Connection::on_stdin() {
         Some(connection) => {

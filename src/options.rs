@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
-use crate::cache::MAX_AGE;
-use crate::deadline::Deadline;
 use crate::machine::{is_missing, read_file};
-use crate::settings::{Line, line};
+use crate::settings::{Line, lines};
 
 /// The settings file.
 pub const SETTINGS: &str = "/etc/default/cmonhachk";
+
+/// The longest time that an option can set, in seconds.
+const LONGEST: f64 = 3600.0;
 
 const AFTER_HELP: &str = "\
 Each option can be set by its variable as well, in the environment or as a line NAME=VALUE of
@@ -49,7 +50,7 @@ pub struct Options {
     #[arg(long, value_name = "PROGRAM", env = "CMONHACHK_S9S", default_value = "s9s")]
     pub s9s: PathBuf,
 
-    /// The lock of the check; cached verdicts are beside it
+    /// The lock of the check; the cached verdict is beside it
     #[arg(
         long,
         value_name = "FILE",
@@ -62,11 +63,11 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_TIMEOUT", default_value = "1.5", value_parser = timeout)]
     pub timeout: Duration,
 
-    /// Maximum age of a cached verdict; 0: only checks that wait for the same run share it
+    /// How long a verdict is used again. With 0, only the checks that wait when s9s ends share it
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_MAX_AGE", default_value = "1", value_parser = seconds)]
     pub max_age: Duration,
 
-    /// Longest pause of s9s after a refused login or a run that cannot be killed; 0: no pause
+    /// After a refused login, s9s is not run again for a while, at most this long; 0 turns this off
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_BACKOFF", default_value = "300", value_parser = seconds)]
     pub backoff: Duration,
 
@@ -75,69 +76,53 @@ pub struct Options {
         long,
         value_name = "FILE",
         env = "CMONHACHK_MAINTENANCE",
-        default_value = "/run/cmonhachk/maintenance"
+        default_value = "/run/cmonhachk.maintenance"
     )]
     pub maintenance: PathBuf,
 
-    /// For a person: print step by step what was read, run, matched and concluded
-    #[arg(long, env = "CMONHACHK_EXPLAIN", value_parser = FalseyValueParser::new())]
+    /// For a person: print step by step what is read, run, matched and concluded
+    #[arg(long)]
     pub explain: bool,
 }
 
 impl Options {
-    /// The options from the arguments and the environment alone. Touches no file.
+    /// The options: from the arguments, the environment, and the settings file, in this order.
     ///
     /// # Errors
-    /// The first argument or variable that cannot be used; also `--help` and `--version`.
-    pub fn given() -> Result<Options, clap::Error> {
-        Options::try_parse()
-    }
-
-    /// These options; those that neither the arguments nor the environment set come from the settings
-    /// file.
-    ///
-    /// # Errors
-    /// A line of the file that cannot be used, with its number.
-    pub fn with_settings_file(self) -> Result<Options> {
+    /// The first argument, variable or line of the file that cannot be used; as a [`clap::Error`] also
+    /// `--help` and `--version`.
+    pub fn read() -> Result<Options> {
         let text = match read_file(Path::new(SETTINGS)) {
             Ok(text) => text,
-            Err(error) if is_missing(&error) => return Ok(self),
+            Err(error) if is_missing(&error) => Vec::new(),
             Err(error) => return Err(anyhow!(error).context(format!("cannot read {SETTINGS}"))),
         };
         let command = with_settings(Options::command(), &text)?;
         Ok(Options::from_arg_matches(&command.try_get_matches()?)?)
     }
-
-    /// The deadline of a check whose process started at `started`, since boot.
-    pub fn deadline(&self, started: Duration) -> Deadline {
-        Deadline(started + self.timeout)
-    }
 }
 
 /// Makes each setting of the file the default of its option.
 fn with_settings(mut command: clap::Command, text: &[u8]) -> Result<clap::Command> {
-    for (number, text) in text.split(|byte| *byte == b'\n').enumerate() {
+    for (number, line) in lines(text).enumerate() {
         let place = || format!("{SETTINGS}, line {}", number + 1);
-        let (name, value) = match line(text) {
+        let (name, value) = match line {
             Line::Nothing => continue,
-            Line::Assignment(name, value) => (name, value),
-            Line::Other => return Err(anyhow!("not a line NAME=VALUE").context(place())),
+            Line::Assignment(name, Some(value)) => (String::from_utf8_lossy(name), String::from_utf8(value)),
+            Line::Assignment(_, None) | Line::Other => return Err(anyhow!("not a line NAME=VALUE").context(place())),
         };
-        let set = |command: clap::Command| {
-            let has_name = |argument: &&clap::Arg| argument.get_env().is_some_and(|variable| *variable == *name);
-            let id = command.get_arguments().find(has_name)?.get_id().clone();
-            Some(command.mut_arg(id, |argument| argument.default_value(value.clone())))
-        };
-        // Parse it alone, so that an error in it is found and named even if something outranks it.
-        set(Options::command())
+        let has_name = |argument: &&clap::Arg| argument.get_env().is_some_and(|variable| *variable == *name);
+        let option = command.get_arguments().find(has_name);
+        let option = option
             .with_context(|| format!("there is no setting {name}"))
-            .and_then(|alone| {
-                let alone = alone.mut_args(|argument| argument.env(None::<&str>));
-                let parsed = alone.try_get_matches_from(["cmonhachk"]);
-                parsed.map_err(|error| anyhow!(in_short(&error.into())))
-            })
             .with_context(place)?;
-        command = set(command).expect("it was found before");
+        let (id, long) = (option.get_id().clone(), option.get_long().unwrap_or_default());
+        let value = value.with_context(place)?;
+        // Parse it alone, so that an error in it is found and named even if something outranks it.
+        Options::try_parse_from(["cmonhachk", &format!("--{long}={value}")])
+            .map_err(|error| anyhow!(in_short(&error.into())))
+            .with_context(place)?;
+        command = command.mut_arg(id, |argument| argument.default_value(value));
     }
     Ok(command)
 }
@@ -150,8 +135,8 @@ pub fn in_short(error: &anyhow::Error) -> String {
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_string())?;
-    if !(0.0..=MAX_AGE.as_secs_f64()).contains(&number) {
-        return Err(format!("not between 0 and {} seconds", MAX_AGE.as_secs()));
+    if !(0.0..=LONGEST).contains(&number) {
+        return Err(format!("not between 0 and {LONGEST} seconds"));
     }
     Ok(Duration::from_secs_f64(number))
 }
@@ -195,11 +180,9 @@ mod tests {
                 "7",
             ])?)?)
         };
-        let options =
-            read("# ours\nexport CMONHACHK_TIMEOUT='2.5'\nCMONHACHK_MAX_AGE=3\nCMONHACHK_EXPLAIN=1\n").unwrap();
+        let options = read("# ours\nexport CMONHACHK_TIMEOUT='2.5'\nCMONHACHK_MAX_AGE=3\n").unwrap();
         assert_eq!(options.timeout, Duration::from_millis(2500));
         assert_eq!(options.max_age, Duration::from_secs(7), "the option outranks the file");
-        assert!(options.explain);
         for (text, words) in [
             (
                 "\nCMONHACHK_TIMEOUT=never",

@@ -1,31 +1,34 @@
-//! One bounded run of a program, after which no process of it is left.
+//! One bounded run of a program in a process group of its own.
 //!
-//! The program runs in a process group of its own. The group is killed when the program exits and
-//! when its time is up. If this process itself is killed, the kernel kills the group (see `tie`).
-//! Processes that have left the group are killed as well, except in the last case.
+//! The group is killed when the program exits and when its time is up. If this process itself is killed, the
+//! kernel kills the program, though not its children. What leaves the group is not followed.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::libc;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
-use nix::sys::signal::{SigHandler, SigSet, Signal, kill, killpg, signal};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigHandler, SigSet, Signal, killpg, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{Pid, getppid, pipe2};
+use nix::unistd::{Pid, getppid, setpgid};
 
-use crate::deadline::{Deadline, since_boot};
+use crate::machine::start_of;
+use crate::moment::Moment;
 
 /// How long to wait until a killed process is gone, before it is left to init. A process that waits
 /// for a dead disk or mount survives even SIGKILL.
 const DYING: Duration = Duration::from_millis(100);
+
+/// What the new process adds to an error number that it meets before it executes the program: the standard
+/// library reports both by their number alone. Linux's own numbers are below 4096.
+const BEFORE: i32 = 4096;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +41,24 @@ pub enum Ended {
     TimedOut,
     /// It printed more than it may; it was killed.
     TooMuchOutput,
-    /// Its time was up, and SIGKILL does not end it: it waits for a disk or mount that does not answer.
-    Survived,
+    /// SIGKILL does not end it: it waits for a disk or mount that does not answer.
+    Survived(Survivor),
+}
+
+/// A process that SIGKILL does not end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Survivor {
+    /// Its process id.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot: another process may get its id.
+    pub started: u64,
+}
+
+impl Survivor {
+    /// Whether it is still there.
+    pub fn is_there(self) -> bool {
+        start_of(Pid::from_raw(self.pid)) == Some(self.started)
+    }
 }
 
 /// A run that is over.
@@ -55,216 +74,128 @@ pub struct Run {
     pub took: Duration,
 }
 
+/// Why a program was not started.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// The system could not prepare the run.
+    Before(io::Error),
+    /// The system could not execute the program.
+    Execution(io::Error),
+}
+
 /// Runs `command`, with nothing as its input, and waits for its end, until `deadline` at the
 /// latest. It may print `max_output` bytes to each stream.
 ///
 /// # Errors
 /// It could not be started. Everything after that is in the [`Run`].
-pub fn run(command: &mut Command, max_output: usize, deadline: Deadline) -> io::Result<Run> {
-    let began = since_boot();
-    let mut child = Child::start(command, max_output)?;
-    let ended = child.finish(deadline);
-    let [stdout, stderr] = child.streams.map(|stream| stream.bytes);
+pub fn run(command: &mut Command, max_output: usize, deadline: Moment) -> Result<Run, NotStarted> {
+    let began = Moment::now();
+    let exits = watch_for_exits().map_err(|errno| NotStarted::Before(errno.into()))?;
+    let nothing = File::open("/dev/null").map_err(NotStarted::Before)?;
+    let parent = Pid::this();
+    command.stdin(nothing).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // SAFETY: there is a second thread, so the new process must not allocate or lock anything:
+    // `enter_group` does system calls only.
+    unsafe {
+        command
+            .pre_exec(move || enter_group(parent).map_err(|errno| io::Error::from_raw_os_error(BEFORE + errno as i32)));
+    }
+    let mut child = command.spawn().map_err(|error| match error.raw_os_error() {
+        Some(number) if number > BEFORE => NotStarted::Before(io::Error::from_raw_os_error(number - BEFORE)),
+        _ => NotStarted::Execution(error),
+    })?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let stdout = OwnedFd::from(child.stdout.take().expect("it is piped"));
+    let stderr = OwnedFd::from(child.stderr.take().expect("it is piped"));
+    let mut streams = [stdout, stderr].map(|pipe| Stream::new(pipe, max_output));
+    let early = collect(&mut streams, pid, &exits, deadline);
+    // It is not reaped yet, so no other group can have its number.
+    let _ = killpg(pid, Signal::SIGKILL);
+    let status = reap(pid, &exits);
+    // Read the rest of its output, without waiting for what a surviving process might add later.
+    let overflow = drain(&mut streams);
+    let ended = match (status, early) {
+        (None, _) => Ended::Survived(Survivor {
+            pid: pid.as_raw(),
+            started: start_of(pid).unwrap_or_default(),
+        }),
+        (_, Some(early)) => early,
+        _ if overflow => Ended::TooMuchOutput,
+        (Some(WaitStatus::Exited(_, status)), None) => Ended::Exited(status),
+        (Some(WaitStatus::Signaled(_, signal, _)), None) => Ended::Killed(signal),
+        _ => Ended::Killed(Signal::SIGKILL),
+    };
+    let [stdout, stderr] = streams.map(|stream| stream.bytes);
     Ok(Run {
         ended,
         stdout,
         stderr,
-        took: since_boot().saturating_sub(began),
+        took: began.age().unwrap_or_default(),
     })
 }
 
-struct Child {
-    pid: Pid,
-    streams: [Stream; 2],
-    exits: SignalFd,
-    /// Children that this process had before it was executed.
-    others: Vec<Pid>,
-    /// This end of the pipe is closed when this process ends; see [`tie`].
-    _leash: OwnedFd,
+/// Gives the new process its group, and ties it to its parent.
+fn enter_group(parent: Pid) -> nix::Result<()> {
+    setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    set_pdeathsig(Signal::SIGKILL)?;
+    // If the parent died before this took effect, nothing else kills this process.
+    if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH) }
 }
 
-impl Child {
-    fn start(command: &mut Command, max_output: usize) -> io::Result<Child> {
-        let exits = watch_for_exits()?;
-        let (held, leash) = pipe2(OFlag::O_CLOEXEC)?;
-        let parent = Pid::this();
-        let others = children();
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
-        // SAFETY: there is a second thread, so the new process must not allocate or lock anything:
-        // `prepare` does system calls only.
-        unsafe { command.pre_exec(move || prepare(&held, parent)) };
-        let mut child = command.spawn()?;
-        let stdout = child.stdout.take().map(OwnedFd::from).expect("it is piped");
-        let stderr = child.stderr.take().map(OwnedFd::from).expect("it is piped");
-        Ok(Child {
-            pid: Pid::from_raw(child.id().cast_signed()),
-            streams: [Stream::new(stdout, max_output)?, Stream::new(stderr, max_output)?],
-            exits,
-            others,
-            _leash: leash,
-        })
-    }
-
-    /// Collects what the program prints until it exits, its time is up, or it prints too much. Then
-    /// kills what is left of it.
-    fn finish(&mut self, deadline: Deadline) -> Ended {
-        let ended = loop {
-            if self.drain() {
-                break Some(Ended::TooMuchOutput);
-            }
-            if deadline.passed() {
-                break Some(Ended::TimedOut);
-            }
-            let mut ready: Vec<PollFd<'_>> = self.streams.iter().filter_map(Stream::poll_fd).collect();
-            ready.push(PollFd::new(self.exits.as_fd(), PollFlags::POLLIN));
-            let _ = poll(&mut ready, deadline.poll_timeout());
-            if self.has_exited() {
-                break None;
-            }
-        };
-        let _ = killpg(self.pid, Signal::SIGKILL);
-        let status = self.reap();
-        // Read the rest of its output, without waiting for what a surviving process might add later.
-        let overflow = self.drain();
-        match (ended, status) {
-            (Some(Ended::TimedOut), _) if self.strays().any(is_uninterruptible) => Ended::Survived,
-            (Some(ended), _) => ended,
-            (None, _) if overflow => Ended::TooMuchOutput,
-            (None, Some(WaitStatus::Exited(_, status))) => Ended::Exited(status),
-            (None, Some(WaitStatus::Signaled(_, signal, _))) => Ended::Killed(signal),
-            (None, _) => Ended::Killed(Signal::SIGKILL),
+/// Collects what the program prints until it exits. Returns why its end is not waited for, if so.
+fn collect(streams: &mut [Stream; 2], pid: Pid, exits: &SignalFd, deadline: Moment) -> Option<Ended> {
+    loop {
+        if drain(streams) {
+            return Some(Ended::TooMuchOutput);
         }
-    }
-
-    /// Reads the output that is waiting. Returns whether a stream has exceeded its limit.
-    fn drain(&mut self) -> bool {
-        let [stdout, stderr] = self.streams.each_mut().map(Stream::drain);
-        stdout || stderr
-    }
-
-    /// Whether the program itself has exited, and not only one of its children. It is not reaped here,
-    /// so no other group can get its number yet.
-    fn has_exited(&self) -> bool {
-        let _ = self.exits.read_signal();
+        if deadline.has_passed() {
+            return Some(Ended::TimedOut);
+        }
+        let mut ready: Vec<PollFd<'_>> = streams.iter().filter_map(Stream::poll_fd).collect();
+        ready.push(PollFd::new(exits.as_fd(), PollFlags::POLLIN));
+        let _ = poll(&mut ready, deadline.poll_timeout());
+        let _ = exits.read_signal();
+        // Perhaps only a child of the program that lost its parent has exited. Nothing is reaped here.
         let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        !matches!(waitid(Id::Pid(self.pid), peek), Ok(WaitStatus::StillAlive))
+        if !matches!(waitid(Id::Pid(pid), peek), Ok(WaitStatus::StillAlive)) {
+            return None;
+        }
     }
+}
 
-    /// Waits for the end of the whole group, and kills the processes that have left it. Returns the
-    /// program's status.
-    fn reap(&self) -> Option<WaitStatus> {
-        let patience = Deadline::from_now(DYING);
-        let mut status = None;
-        while !patience.passed() {
-            match waitpid(Pid::from_raw(-self.pid.as_raw()), Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => {
-                    self.kill_strays();
-                    self.wait_for_an_exit(patience);
-                }
-                Ok(ended) if ended.pid() == Some(self.pid) => status = Some(ended),
-                Ok(_) => {}
-                Err(_) => break,
+/// The program's status, as soon as it is gone; None if it is not gone in time.
+fn reap(pid: Pid, exits: &SignalFd) -> Option<WaitStatus> {
+    let patience = Moment::now() + DYING;
+    loop {
+        match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) if patience.has_passed() => return None,
+            Ok(WaitStatus::StillAlive) => {
+                let mut ready = [PollFd::new(exits.as_fd(), PollFlags::POLLIN)];
+                let _ = poll(&mut ready, patience.poll_timeout());
+                let _ = exits.read_signal();
             }
+            status => return Some(status.unwrap_or(WaitStatus::StillAlive)),
         }
-        while !patience.passed() && self.strays().next().is_some() {
-            self.kill_strays();
-            if self.strays().next().is_some() {
-                self.wait_for_an_exit(patience);
-            }
-        }
-        status
-    }
-
-    fn kill_strays(&self) {
-        for stray in self.strays() {
-            let _ = kill(stray, Signal::SIGKILL);
-            let _ = waitpid(stray, Some(WaitPidFlag::WNOHANG));
-        }
-    }
-
-    /// What is left of the program. A process that has lost its parent is a child of this one now; see
-    /// `watch_for_exits`.
-    fn strays(&self) -> impl Iterator<Item = Pid> {
-        children().into_iter().filter(|pid| !self.others.contains(pid))
-    }
-
-    fn wait_for_an_exit(&self, deadline: Deadline) {
-        let mut exits = [PollFd::new(self.exits.as_fd(), PollFlags::POLLIN)];
-        let _ = poll(&mut exits, deadline.poll_timeout());
-        let _ = self.exits.read_signal();
     }
 }
 
-/// This process's children; empty if the kernel does not list them (proc_pid_task(5), `children`).
-fn children() -> Vec<Pid> {
-    // Usually there is none, and this question is far cheaper than the first look into /proc.
-    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
-    if waitid(Id::All, peek) == Err(Errno::ECHILD) {
-        return Vec::new();
-    }
-    let list = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
-    let numbers = list.split_whitespace().filter_map(|number| number.parse().ok());
-    numbers.map(Pid::from_raw).collect()
+/// Reads the output that is waiting. Returns whether a stream has exceeded its limit.
+fn drain(streams: &mut [Stream; 2]) -> bool {
+    let [stdout, stderr] = streams.each_mut().map(Stream::drain);
+    stdout || stderr
 }
 
-/// Whether the process is in a wait that no signal ends (proc_pid_stat(5): state `D`).
-fn is_uninterruptible(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" D"))
-}
-
-/// A descriptor that becomes readable when a child has exited. Orphans of the program become
-/// children of this process, so that their end can be waited for as well.
+/// A descriptor that becomes readable when a child has exited.
 fn watch_for_exits() -> nix::Result<SignalFd> {
     // A super-server may start this process with SIGCHLD ignored; then no exit would be reported.
     // SAFETY: the default action is no handler, so nothing can run at a wrong moment.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
-    set_child_subreaper(true)?;
     SignalFd::with_flags(&exit_signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
 /// The signals that every thread must block from its start, because [`run`] reads them.
 pub fn exit_signals() -> SigSet {
     SigSet::from_iter([Signal::SIGCHLD])
-}
-
-/// Makes the new process ready for the program: no signal blocked, and tied to its parent.
-fn prepare(held: &OwnedFd, parent: Pid) -> io::Result<()> {
-    SigSet::empty().thread_set_mask()?;
-    // For a program that closes the pipe. This kills the program only, not its group.
-    set_pdeathsig(Signal::SIGKILL)?;
-    tie(held)?;
-    // If the parent died before this took effect, nothing else kills this process.
-    if getppid() == parent {
-        Ok(())
-    } else {
-        Err(Errno::ESRCH.into())
-    }
-}
-
-/// Ties the calling process's group to its parent: when the parent is gone, even by SIGKILL, the
-/// kernel kills the whole group.
-///
-/// The group holds the reading end of a pipe that signals the group (fcntl(2), F_SETSIG) when
-/// something happens to the other end. The parent has the other end and never writes to it, so this
-/// happens only when the kernel closes it at the parent's end.
-fn tie(held: &OwnedFd) -> io::Result<()> {
-    // Source: fcntl(2) and Linux's asm-generic/fcntl.h; the libc crate lacks it for glibc.
-    const F_SETSIG: libc::c_int = 10;
-    let fd = held.as_raw_fd();
-    // SAFETY: both commands take an integer and touch no memory; a negative owner is a group.
-    unsafe {
-        Errno::result(libc::fcntl(fd, F_SETSIG, libc::SIGKILL))?;
-        Errno::result(libc::fcntl(fd, libc::F_SETOWN, -libc::getpid()))?;
-    }
-    fcntl(held, FcntlArg::F_SETFL(OFlag::O_ASYNC))?;
-    // The program and its children inherit it.
-    fcntl(held, FcntlArg::F_SETFD(FdFlag::empty()))?;
-    Ok(())
 }
 
 /// One of the streams that the program prints to.
@@ -275,20 +206,17 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(pipe: OwnedFd, max: usize) -> nix::Result<Stream> {
-        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Stream {
-            pipe: Some(File::from(pipe)),
-            bytes: Vec::new(),
-            max,
-        })
+    fn new(pipe: OwnedFd, max: usize) -> Stream {
+        // It fails only for what is no open file.
+        let _ = fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+        let (pipe, bytes) = (Some(File::from(pipe)), Vec::new());
+        Stream { pipe, bytes, max }
     }
 
     fn poll_fd(&self) -> Option<PollFd<'_>> {
         Some(PollFd::new(self.pipe.as_ref()?.as_fd(), PollFlags::POLLIN))
     }
 
-    /// Reads the output that is waiting. Returns whether the stream has exceeded its limit.
     fn drain(&mut self) -> bool {
         if let Some(pipe) = &mut self.pipe {
             let room = self.max + 1 - self.bytes.len();

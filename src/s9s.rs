@@ -2,8 +2,6 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::io;
-use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,9 +12,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::{AccessFlags, access};
 
 use crate::conf;
-use crate::deadline::Deadline;
-use crate::machine::set;
-use crate::process::{self, Ended, Run};
+use crate::machine::variable;
+use crate::moment::Moment;
+use crate::process::{self, Ended, NotStarted, Run};
 use crate::reason::{Fault, Reason};
 
 /// The arguments of every run. Further words would be name filters.
@@ -32,13 +30,13 @@ const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 ///
 /// # Errors
 /// It could not be started. Everything after that is in the [`Run`].
-pub fn run(program: &Path, deadline: Deadline) -> Result<Run, Fault> {
+pub fn run(program: &Path, deadline: Moment) -> Result<Run, Fault> {
     let mut command = Command::new(program);
     command.args(ARGUMENTS).envs(environment(deadline));
     for (name, _) in env::vars_os().filter(|(name, _)| is_loud(name)) {
         command.env_remove(name);
     }
-    process::run(&mut command, MAX_OUTPUT, deadline).map_err(|error| not_started(program, error))
+    process::run(&mut command, MAX_OUTPUT, deadline).map_err(|why| not_started(program, why))
 }
 
 /// Whether s9s must not get this variable: with it, s9s prints more than the list, the password among it.
@@ -54,7 +52,7 @@ pub fn find(program: &Path) -> Result<PathBuf, Fault> {
     if program.as_os_str().as_bytes().contains(&b'/') {
         return Ok(program.to_path_buf());
     }
-    let path = set("PATH").unwrap_or_else(|| USUAL_PATH.into());
+    let path = variable("PATH").unwrap_or_else(|| USUAL_PATH.into());
     let mut refused = None;
     for directory in env::split_paths(&path).filter(|directory| directory.is_absolute()) {
         let candidate = directory.join(program);
@@ -71,22 +69,31 @@ pub fn find(program: &Path) -> Result<PathBuf, Fault> {
     }
 }
 
-/// The variables that s9s needs and the environment lacks. An init system gives xinetd's services no
-/// HOME, and HOME decides which s9s.conf is read. By default, s9s waits 30 seconds for a silent
-/// controller.
-fn environment(deadline: Deadline) -> Vec<(&'static str, OsString)> {
-    let patience = || Some(deadline.left().as_secs().max(1).to_string().into());
-    let defaults: [(&str, &dyn Fn() -> Option<OsString>); 3] = [
-        ("PATH", &|| Some(USUAL_PATH.into())),
-        ("HOME", &conf::home),
-        ("S9S_CONNECTION_TIMEOUT", &patience),
-    ];
-    let missing = defaults.into_iter().filter(|(name, _)| set(name).is_none());
-    missing.filter_map(|(name, value)| Some((name, value()?))).collect()
+/// The variables that s9s needs. An init system gives xinetd's services no HOME, and HOME decides which
+/// s9s.conf is read. By default, s9s waits 30 seconds for a silent controller.
+fn environment(deadline: Moment) -> impl Iterator<Item = (&'static str, OsString)> {
+    let patience = || deadline.left().as_secs().max(1).to_string().into();
+    let home = conf::home().map(|(home, _)| home);
+    [
+        ("PATH", Some(variable("PATH").unwrap_or_else(|| USUAL_PATH.into()))),
+        ("HOME", home),
+        (
+            "S9S_CONNECTION_TIMEOUT",
+            Some(variable("S9S_CONNECTION_TIMEOUT").unwrap_or_else(patience)),
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
 }
 
-/// Why the program could not be executed. The kernel says ENOENT for a missing interpreter as well.
-fn not_started(program: &Path, error: io::Error) -> Fault {
+/// Why the program was not started. The kernel says ENOENT for a missing interpreter as well.
+fn not_started(program: &Path, why: NotStarted) -> Fault {
+    let error = match why {
+        NotStarted::Before(error) => {
+            return Reason::S9sNotStarted.because(anyhow!(error).context("cannot make a process for s9s"));
+        }
+        NotStarted::Execution(error) => error,
+    };
     let reason = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT) if program.is_file() => Reason::S9sNotExecutable,
         Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENAMETOOLONG) => Reason::S9sNotFound,
@@ -96,92 +103,63 @@ fn not_started(program: &Path, error: io::Error) -> Fault {
     reason.because(anyhow!(error).context(format!("cannot execute {}", program.display())))
 }
 
-/// What s9s printed, if it ended well. `interfaces` are the addresses of this machine.
+/// What s9s printed, if it ended well.
 ///
 /// # Errors
 /// A reason for every other end, with what s9s printed to standard error.
-pub fn output<'a>(program: &Path, run: &'a Run, interfaces: &[IpAddr]) -> Result<&'a [u8], Fault> {
+pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
     let stderr = String::from_utf8_lossy(&run.stderr);
     let reason = match run.ended {
         Ended::Exited(0) => return Ok(&run.stdout),
-        Ended::Exited(status) => {
-            let names = |url: &str, address: IpAddr| url.split(['/', ':']).any(|part| part == address.to_string());
-            let is_asked = |address| conf::controller().is_some_and(|(url, _)| names(&url, address));
-            of_exit(status, &stderr, |address| {
-                interfaces.contains(&address) || is_asked(address)
-            })
-        }
+        Ended::Exited(status) => of_exit(status, &stderr),
         // s9s wrote to a controller that had closed the connection.
         Ended::Killed(Signal::SIGPIPE) => Reason::S9sNoTls,
         Ended::Killed(_) => Reason::S9sKilled,
         Ended::TimedOut => Reason::S9sTimeout,
         Ended::TooMuchOutput => Reason::S9sTooMuchOutput,
-        Ended::Survived => Reason::Stuck,
+        Ended::Survived(_) => Reason::Stuck,
     };
     let said = match stderr.trim() {
         "" => String::new(),
         text => format!(": {text}"),
     };
-    let files = match reason {
-        Reason::S9sConfUnreadable => {
-            let [user, system] = conf::files();
-            format!("; it reads {} and {}", user.display(), system.display())
-        }
-        _ => String::new(),
-    };
-    Err(reason.because(anyhow!("{} {}{said}{files}", program.display(), ending(run))))
+    Err(reason.because(anyhow!("{} {}{said}", program.display(), ending(run))))
 }
 
-/// The controller's words, in lower case, and what they mean, in its answer to the login (status 3) or to
-/// the listing (2). The first match counts: what may get the user suspended comes before what will pass.
-/// Source: recordings of the genuine client (s9s-tools 1.9).
-const ANSWERS: [(&str, Reason); 6] = [
-    ("suspended", Reason::S9sSuspended),
-    ("password", Reason::S9sRefused),
-    ("denied", Reason::S9sRefused),
-    ("redirect", Reason::S9sRedirectFailed),
-    ("try again", Reason::S9sTryAgain),
-    ("initializ", Reason::S9sTryAgain),
-];
-
-/// The same for the client's own words and its exit status. The last row of a status fits any words.
-const EXITS: [(i32, &str, Reason); 8] = [
-    (3, "", Reason::S9sRefused),
+/// What the controller's or the client's words mean for an exit status: 3 for the login, 2 for the listing,
+/// 5 for the connection, 6 for the credentials. The words are in lower case. The first row that fits counts;
+/// the last row of a status fits any words. Source: recordings of the genuine client (s9s-tools 1.9).
+///
+/// Only words about the user and the password are a refusal, because a refusal begins a long pause.
+const EXITS: [(i32, &str, Reason); 21] = [
+    (3, "database", Reason::S9sLoginFailed),
+    (3, "suspended", Reason::S9sSuspended),
+    (3, "password", Reason::S9sRefused),
+    (3, "access denied", Reason::S9sRefused),
+    (3, "redirect", Reason::S9sRedirectFailed),
+    (3, "try again", Reason::S9sTryAgain),
+    (3, "initializ", Reason::S9sTryAgain),
+    (3, "licen", Reason::S9sFailed),
+    (3, "user", Reason::S9sRefused),
+    (3, "", Reason::S9sLoginFailed),
+    (2, "access denied", Reason::S9sRefused),
+    (2, "redirect", Reason::S9sRedirectFailed),
+    (2, "try again", Reason::S9sTryAgain),
+    (2, "initializ", Reason::S9sTryAgain),
     (5, "host '", Reason::S9sNoSuchHost),
     (5, "connect to ", Reason::S9sNoConnection),
     (5, "ssl", Reason::S9sNoTls),
     (5, "", Reason::S9sNoConnection),
     (6, "configuration file", Reason::S9sConfUnreadable),
-    (6, "no password", Reason::S9sNoCredentials),
-    (6, "", Reason::S9sNoUser),
+    (6, "no user", Reason::S9sNoUser),
+    (6, "", Reason::S9sNoCredentials),
 ];
 
-/// `is_here` tells the addresses that s9s asks without a redirect: this machine's, and that in its settings.
-fn of_exit(status: i32, stderr: &str, is_here: impl Fn(IpAddr) -> bool) -> Reason {
+fn of_exit(status: i32, stderr: &str) -> Reason {
     let stderr = stderr.to_lowercase();
-    let answer = ANSWERS
-        .iter()
-        .find(|(text, _)| matches!(status, 2 | 3) && stderr.contains(text));
-    if let Some((_, reason)) = answer {
-        return *reason;
-    }
-    let means = |(exit, text, _): &&(i32, &str, Reason)| *exit == status && stderr.contains(text);
-    match EXITS.iter().find(means) {
-        // s9s was redirected: the controller that it asked first accepts connections.
-        Some((.., Reason::S9sNoConnection)) if is_elsewhere(&stderr, is_here) => Reason::S9sRedirectFailed,
-        Some((.., reason)) => *reason,
-        None => Reason::S9sFailed,
-    }
-}
-
-/// Whether all addresses in "connect to ADDRESS:PORT failed" are other machines'.
-fn is_elsewhere(stderr: &str, is_here: impl Fn(IpAddr) -> bool) -> bool {
-    let tried = stderr.split("connect to ").skip(1);
-    let mut addresses = tried
-        .map(|rest| rest.split(':').next().unwrap_or_default().parse())
-        .peekable();
-    addresses.peek().is_some()
-        && addresses.all(|address| address.is_ok_and(|address: IpAddr| !address.is_loopback() && !is_here(address)))
+    let mut rows = EXITS.into_iter();
+    let row = rows.find(|(exit, words, _)| *exit == status && stderr.contains(words));
+    row.map_or(Reason::S9sFailed, |(.., reason)| reason)
 }
 
 /// How a run ended, in words that can follow the program's name.
@@ -191,7 +169,10 @@ pub fn ending(run: &Run) -> String {
         Ended::Exited(status) => format!("exited with status {status} after {seconds:.3} s"),
         Ended::Killed(signal) => format!("was ended by {signal} after {seconds:.3} s"),
         Ended::TimedOut => format!("was still running after {seconds:.3} s and was killed"),
-        Ended::Survived => format!("was still running after {seconds:.3} s, and SIGKILL does not end it"),
+        Ended::Survived(survivor) => format!(
+            "was still running after {seconds:.3} s, and SIGKILL does not end it: process {}",
+            survivor.pid
+        ),
         Ended::TooMuchOutput => format!("printed more than {MAX_OUTPUT} bytes and was killed after {seconds:.3} s"),
     }
 }
@@ -204,7 +185,11 @@ mod tests {
     fn an_end_has_its_reason() {
         for (status, stderr, code) in [
             (3, "Access denied.", "s9s-refused"),
-            (3, "Whatever the login was answered.", "s9s-refused"),
+            (3, "Whatever the login was answered.", "s9s-login-failed"),
+            (3, "Could not connect to the database.", "s9s-login-failed"),
+            (3, "Access to database denied for user cmon.", "s9s-login-failed"),
+            (3, "No such user.", "s9s-refused"),
+            (3, "No valid license found.", "s9s-failed"),
             (3, "The user is suspended.", "s9s-user-suspended"),
             (3, "Please try again later.", "s9s-try-again"),
             (3, "The controller is being initialized.", "s9s-try-again"),
@@ -218,7 +203,9 @@ mod tests {
                 "The user is suspended. Please try again later.",
                 "s9s-user-suspended",
             ),
-            (3, "The check against the directory failed.", "s9s-refused"),
+            (3, "The check against the directory failed.", "s9s-login-failed"),
+            (2, "Access to database denied.", "s9s-failed"),
+            (2, "User suspended a job.", "s9s-failed"),
             (
                 5,
                 "Connect to ssl-cc1:9501 failed(111): Connection refused.",
@@ -234,16 +221,6 @@ mod tests {
                 "Connect to 10.0.0.1:9501 failed(111): Connection refused.",
                 "s9s-no-connection",
             ),
-            (
-                5,
-                "Connect to 10.0.0.2:9501 failed(111): Connection refused.",
-                "s9s-redirect-failed",
-            ),
-            (
-                5,
-                "Connect to 127.0.0.1:9501 failed(111): Connection refused.\nConnect to 10.0.0.2:9501 failed(111).",
-                "s9s-no-connection",
-            ),
             (5, "Anything.", "s9s-no-connection"),
             (5, "Host 'no-such-host.invalid' not found.", "s9s-no-such-host"),
             (5, "SSL handshake failed.", "s9s-no-tls"),
@@ -253,11 +230,15 @@ mod tests {
                 "s9s-conf-unreadable",
             ),
             (6, "No password and no RSA key for user system.", "s9s-no-credentials"),
+            (
+                6,
+                "Could not load user private key: ~/.s9s/alice.key",
+                "s9s-no-credentials",
+            ),
             (6, "No user name set.", "s9s-no-user"),
             (1, "Anything.", "s9s-failed"),
         ] {
-            let is_here = |address: IpAddr| address.to_string() == "10.0.0.1";
-            assert_eq!(of_exit(status, stderr, is_here).code(), code, "{stderr}");
+            assert_eq!(of_exit(status, stderr).code(), code, "{stderr}");
         }
     }
 }

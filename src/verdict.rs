@@ -2,14 +2,21 @@
 
 use crate::reason::{Fault, Reason};
 
+/// What the list says of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// This node, and no other, leads.
+    Leader,
+    /// This node follows.
+    Follower,
+}
+
 /// What the client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The list says that this node, and no other, leads.
-    Leader,
-    /// The list says that this node follows.
-    Follower,
-    /// The check is certain of neither, for this reason.
+    /// The list gives this role.
+    Known(Role),
+    /// The check is certain of no role, for this reason.
     Unknown(Reason),
 }
 
@@ -17,8 +24,8 @@ impl Verdict {
     /// The word in the `Cmonhachk-State` header.
     pub fn state(self) -> &'static str {
         match self {
-            Verdict::Leader => "leader",
-            Verdict::Follower => "follower",
+            Verdict::Known(Role::Leader) => "leader",
+            Verdict::Known(Role::Follower) => "follower",
             Verdict::Unknown(_) => "unknown",
         }
     }
@@ -28,15 +35,15 @@ impl Verdict {
     pub fn words(self) -> String {
         match self {
             Verdict::Unknown(reason) => format!("unknown {}", reason.code()),
-            known => known.state().to_string(),
+            Verdict::Known(_) => self.state().to_string(),
         }
     }
 
     /// The verdict that has these words.
     pub fn from_words(words: &str) -> Option<Verdict> {
         match words {
-            "leader" => Some(Verdict::Leader),
-            "follower" => Some(Verdict::Follower),
+            "leader" => Some(Verdict::Known(Role::Leader)),
+            "follower" => Some(Verdict::Known(Role::Follower)),
             _ => Reason::from_code(words.strip_prefix("unknown ")?).map(Verdict::Unknown),
         }
     }
@@ -45,17 +52,28 @@ impl Verdict {
 /// What the list says of this node, and where.
 #[derive(Debug)]
 pub struct Standing {
-    /// Leader or follower.
-    pub verdict: Verdict,
+    /// The role.
+    pub role: Role,
     /// The row as s9s printed it, without colour. It may hold any bytes: clean it with
     /// [`crate::log::clean`] before it is shown.
     pub row: String,
 }
 
-/// The verdict that follows from the outcome of a check.
-pub fn verdict(outcome: &Result<Standing, Fault>) -> Verdict {
+/// What a check finds out: this node's standing, or why that is not known.
+pub type Outcome = Result<Standing, Fault>;
+
+/// The verdict that follows from an outcome.
+pub fn verdict(outcome: &Outcome) -> Verdict {
     match outcome {
-        Ok(standing) => standing.verdict,
+        Ok(standing) => Verdict::Known(standing.role),
         Err(fault) => Verdict::Unknown(fault.reason),
+    }
+}
+
+/// The row or the error behind an outcome, for the operator. Not clean, as [`Standing::row`] is not.
+pub fn evidence(outcome: &Outcome) -> String {
+    match outcome {
+        Ok(standing) => standing.row.clone(),
+        Err(fault) => format!("{:#}", fault.detail),
     }
 }

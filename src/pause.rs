@@ -1,0 +1,121 @@
+//! The pause: when s9s must not be run again, because running it does harm.
+//!
+//! Each refused login brings the user nearer to being suspended, and each run that cannot be killed leaves
+//! one more process. A pause must not outlive its cause, because it takes the leader away.
+
+use std::time::Duration;
+
+use crate::process::Survivor;
+use crate::reason::Reason;
+use crate::verdict::Verdict;
+
+/// The first pause after a refused user or password. The next one doubles it.
+const REFUSED: Duration = Duration::from_secs(30);
+
+/// The first pause after a login that failed for another cause, such as a database that restarts.
+const FAILED: Duration = Duration::from_secs(2);
+
+/// Whether s9s may be run again, after a run that ended with some verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pause {
+    /// How long s9s is not run again, from the start of the run.
+    pub span: Duration,
+    /// The pause after the last refusal, if no login has succeeded since then.
+    pub refused: Duration,
+    /// The digest of the credentials that this is about, as [`crate::conf::digest`] has it.
+    pub credentials: u32,
+    /// The process that could not be killed: s9s is not run again while it is there.
+    pub survivor: Option<Survivor>,
+}
+
+impl Pause {
+    /// The pause after a run with these `credentials` that ended with `verdict` and perhaps left a
+    /// `survivor`. `before` are the previous verdict and its pause. No pause is longer than `backoff`.
+    ///
+    /// Only a login that succeeds, or changed credentials, ends the count of refusals. The shorter pause
+    /// doubles only while every login fails in the same way.
+    pub fn after(
+        verdict: Verdict,
+        logged_in: bool,
+        survivor: Option<Survivor>,
+        credentials: u32,
+        before: Option<(Verdict, Pause)>,
+        backoff: Duration,
+    ) -> Pause {
+        let before = before.filter(|(_, pause)| pause.credentials == credentials && !logged_in);
+        let refused = before.map_or(Duration::ZERO, |(_, pause)| pause.refused);
+        let again = before.filter(|(previous, _)| *previous == verdict);
+        let (span, refused) = match verdict {
+            Verdict::Unknown(reason) if reason.is_refusal() => {
+                let span = (refused * 2).max(REFUSED).min(backoff);
+                (span, span)
+            }
+            Verdict::Unknown(Reason::S9sLoginFailed) => {
+                let span = again.map_or(FAILED, |(_, pause)| (pause.span * 2).max(FAILED));
+                (span.min(backoff), refused)
+            }
+            _ => (Duration::ZERO, refused),
+        };
+        Pause {
+            span,
+            refused,
+            credentials,
+            survivor,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::Role;
+
+    const BACKOFF: Duration = Duration::from_secs(300);
+
+    /// The spans, in seconds, of the pauses after these ends of s9s, one after the other.
+    fn spans(ends: &[(Verdict, bool, u32)]) -> Vec<u64> {
+        let mut before = None;
+        ends.iter()
+            .map(|(verdict, logged_in, credentials)| {
+                let pause = Pause::after(*verdict, *logged_in, None, *credentials, before, BACKOFF);
+                before = Some((*verdict, pause));
+                pause.span.as_secs()
+            })
+            .collect()
+    }
+
+    const LEADER: (Verdict, bool, u32) = (Verdict::Known(Role::Leader), true, 1);
+    const OFFLINE: (Verdict, bool, u32) = (Verdict::Unknown(Reason::Offline), true, 1);
+    const REFUSED: (Verdict, bool, u32) = (Verdict::Unknown(Reason::S9sRefused), false, 1);
+    const SUSPENDED: (Verdict, bool, u32) = (Verdict::Unknown(Reason::S9sSuspended), false, 1);
+    const FAILED: (Verdict, bool, u32) = (Verdict::Unknown(Reason::S9sLoginFailed), false, 1);
+    const AWAY: (Verdict, bool, u32) = (Verdict::Unknown(Reason::S9sNoConnection), false, 1);
+
+    #[test]
+    fn a_refusal_doubles_the_pause_up_to_the_longest() {
+        assert_eq!(spans(&[REFUSED; 6]), [30, 60, 120, 240, 300, 300]);
+        assert_eq!(spans(&[REFUSED, SUSPENDED]), [30, 60]);
+    }
+
+    #[test]
+    fn only_a_login_or_other_credentials_end_the_count_of_refusals() {
+        assert_eq!(spans(&[REFUSED, AWAY, AWAY, REFUSED]), [30, 0, 0, 60]);
+        assert_eq!(spans(&[REFUSED, FAILED, FAILED, REFUSED]), [30, 2, 4, 60]);
+        assert_eq!(spans(&[REFUSED, LEADER, REFUSED]), [30, 0, 30]);
+        assert_eq!(spans(&[REFUSED, OFFLINE, REFUSED]), [30, 0, 30]);
+        assert_eq!(spans(&[REFUSED, (REFUSED.0, false, 2)]), [30, 30]);
+    }
+
+    #[test]
+    fn another_failure_of_the_login_pauses_shortly_while_the_same_goes_on() {
+        assert_eq!(spans(&[FAILED; 9]), [2, 4, 8, 16, 32, 64, 128, 256, 300]);
+        assert_eq!(spans(&[FAILED, FAILED, AWAY, FAILED]), [2, 4, 0, 2]);
+        assert_eq!(spans(&[FAILED, FAILED, LEADER, FAILED]), [2, 4, 0, 2]);
+    }
+
+    #[test]
+    fn the_longest_pause_can_be_none() {
+        let pause = Pause::after(REFUSED.0, false, None, 1, None, Duration::ZERO);
+        assert_eq!(pause.span, Duration::ZERO);
+    }
+}
