@@ -1,37 +1,48 @@
 #!/usr/bin/env bash
-# Shows cmonhachk at work without ClusterControl, all on loopback: three nodes, each a real xinetd
-# with the service file from deploy/xinetd and a simulated s9s, three small UIs, and a real HAProxy
-# with deploy/haproxy in front. Asks each node, moves the leadership, follows a user to the new
-# leader, makes a node's s9s hang. Touches nothing under /etc and leaves nothing running.
+# Shows cmonhachk at work without ClusterControl: three nodes, each a real xinetd with the service file from
+# deploy/xinetd and a simulated s9s, three small UIs, and a real HAProxy with deploy/haproxy in front. Asks
+# each node, moves the leadership, follows a user to the new leader, makes a node's s9s hang.
 #
 #   deploy/demo.sh [--keep]
 #
 # --keep leaves everything running until Ctrl-C and says how to try it.
+#
+# Needs root: everything runs in a network namespace, with the addresses of README.md on its loopback
+# interface. So it needs no free port of the machine, and does not meet a 10.0.0.0/24 that the machine is in.
+# Only for --keep, the machine gets an interface to HAProxy. Its address is link-local (RFC 3927): no route
+# of the machine leads there. Nothing under /etc changes, and nothing is left running.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 project=$PWD
-nodes=(127.0.0.101 127.0.0.102 127.0.0.103)
-check=9201
-# Above 1024, so that no root is needed.
-ui=9443
-front=127.0.0.100:8081
-statistics=127.0.0.100:9600
-
-keep=false
-case "$#:${1:-}" in
-0:) ;;
-1:--keep) keep=true ;;
-*)
-    echo "usage: deploy/demo.sh [--keep]" >&2
-    exit 2
-    ;;
-esac
+binary=$project/target/dist/cmonhachk
+nodes=(10.0.0.101 10.0.0.102 10.0.0.103)
+front=10.0.0.130
+# Both ends of --keep's interface.
+machine=169.254.92.1
+demo=169.254.92.2
 
 # shellcheck source=tests/packages.sh
 . tests/packages.sh
 # Prints to standard output, unlike the one in tests/packages.sh.
 say() { printf '\n== %s\n' "$*"; }
+
+keep=false
+case "$*" in
+'' | --keep)
+    provide curl:curl xinetd:xinetd haproxy:haproxy ip:iproute2 unshare:util-linux pgrep:procps
+    command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
+    say "Building"
+    deploy/build.sh
+    exec "${as_root[@]}" unshare --net deploy/demo.sh inside "$@"
+    ;;
+inside) ;;
+'inside --keep') keep=true ;;
+*)
+    echo "usage: deploy/demo.sh [--keep]" >&2
+    exit 2
+    ;;
+esac
 
 # within SECONDS COMMAND…: tries until the command succeeds or the time is up.
 within() {
@@ -43,20 +54,15 @@ within() {
     done
 }
 
-# The address of a node's controller. It is not the loopback address on which the node is asked,
-# because a loopback address in RPC_BIND_ADDRESSES names no node.
-controller() { echo "10.0.0.${1##*.}"; }
-
 # Makes this node's controller the leader in the list of every s9s. The list is renamed into place,
 # so that no check reads half of it.
 move_leadership_to() {
-    local node address
+    local node
     for node in "${nodes[@]}"; do
-        address=$(controller "$node")
         if [ "$node" = "$1" ]; then
-            printf 'l\t2.3.4.11302\tsystem\tadmins\t%s\t%s\t9501\tActing as leader.\n' "$address" "$address"
+            printf 'l\t2.3.4.11302\tsystem\tadmins\t%s\t%s\t9501\tActing as leader.\n' "$node" "$node"
         else
-            printf 'f\t2.3.4.11302\tsystem\tadmins\t%s\t%s\t9501\tAccepting heartbeats.\n' "$address" "$address"
+            printf 'f\t2.3.4.11302\tsystem\tadmins\t%s\t%s\t9501\tAccepting heartbeats.\n' "$node" "$node"
         fi
     done >"$folder/draft"
     mv "$folder/draft" "$folder/controllers"
@@ -66,14 +72,14 @@ start_node() {
     local node=$1 home=$folder/$1 service
     mkdir "$home"
     ln -s "$folder/controllers" "$home/controllers"
-    printf 'RPC_BIND_ADDRESSES="127.0.0.1,%s"\n' "$(controller "$node")" >"$home/defaults"
-    service=$(sed -e "s|/usr/sbin/cmonhachk|$binary|" -e "s|= cmonhachk$|= $(id -un)|" -e '/^}/d' deploy/xinetd/cmonhachk)
+    printf 'RPC_BIND_ADDRESSES="127.0.0.1,%s"\n' "$node" >"$home/defaults"
+    service=$(sed -e "s|/usr/sbin/cmonhachk|$binary|" -e "s|= cmonhachk$|= root|" -e '/^}/d' deploy/xinetd/cmonhachk)
     # The UI waits for the request, then answers with the node's name.
-    cat >"$home/ui" <<'EOF'
+    cat >"$home/ui" <<'END'
 while IFS= read -r line && [ "${#line}" -gt 1 ]; do :; done
 printf 'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %s\r\n\r\n%s' "${#1}" "$1"
-EOF
-    cat >"$home/xinetd.conf" <<EOF
+END
+    cat >"$home/xinetd.conf" <<END
 $service
         bind            = $node
         env             = S9S_SIM=$home CMONHACHK_S9S=$project/tests/sim/s9s
@@ -83,41 +89,31 @@ $service
 service ui
 {
         type            = UNLISTED
-        port            = $ui
+        port            = 443
         bind            = $node
         socket_type     = stream
         protocol        = tcp
         wait            = no
-        user            = $(id -un)
+        user            = root
         server          = /bin/sh
         server_args     = $home/ui $node
         cps             = 100000 1
 }
-EOF
-    # Start it as an init system does: without an environment.
-    env -i /usr/sbin/xinetd -dontfork -f "$home/xinetd.conf" -filelog "$home/xinetd.log" \
-        -pidfile "$home/xinetd.pid" </dev/null &
-    running+=($!)
-    within 10 grep -qs 'Started working' "$home/xinetd.log" || fail "xinetd did not start for $node"
-    grep -q 'Started working: 2 available' "$home/xinetd.log" ||
-        fail "xinetd cannot serve $node, is a port taken? $(cat "$home/xinetd.log")"
+END
+    xinetd -dontfork -f "$home/xinetd.conf" -filelog "$home/xinetd.log" -pidfile "$home/xinetd.pid" </dev/null &
+    within 10 grep -qs 'Started working: 2 available' "$home/xinetd.log" ||
+        fail "xinetd does not serve $node: $(cat "$home/xinetd.log")"
 }
 
-# The deployed configuration with the demo's addresses, run as the current user.
+# The deployed configuration, but for the path of the socket and who may see the statistics.
 start_haproxy() {
-    local configuration=$folder/haproxy.cfg node
-    sed -e '/^ *user haproxy/d' -e '/^ *group haproxy/d' \
-        -e "s|stats socket /run/haproxy/admin.sock .*|stats socket $folder/haproxy.sock|" \
-        -e "s|bind :81|bind $front|" -e "s|bind :9600|bind $statistics|" -e "s|port 443|port $ui|" \
-        -e "s|:443|:$ui|" deploy/haproxy/haproxy.cfg >"$configuration"
-    for node in "${nodes[@]}"; do sed -i "s|$(controller "$node"):|$node:|" "$configuration"; done
-    /usr/sbin/haproxy -db -f "$configuration" >"$folder/haproxy.log" 2>&1 </dev/null &
-    running+=($!)
+    sed -e "s|/run/haproxy|$folder|" -e "s|src 127.0.0.0/8|& $machine|" deploy/haproxy/haproxy.cfg >"$folder/haproxy.cfg"
+    haproxy -db -f "$folder/haproxy.cfg" >"$folder/haproxy.log" 2>&1 </dev/null &
 }
 
 # server COLUMN NODE: what HAProxy's statistics say about a node's check.
 server() {
-    curl --silent "http://$statistics/;csv" | awk -F , -v column="$1" -v name="node${2##*.10}" '
+    curl --silent "http://$front:9600/;csv" | awk -F , -v column="$1" -v name="node${2##*.10}" '
         NR == 1 { for (i = 1; i <= NF; i++) if ($i == column) at = i }
         $1 == "role" && $2 == name { print $at }'
 }
@@ -126,23 +122,23 @@ is_down() { [[ $(server status "$1") == DOWN* ]]; }
 reason_is() { [ "$(server last_chk "$1")" = "$2" ]; }
 
 # The node that a user gets; nothing if there is none.
-user_gets() { curl --silent --max-time 2 "http://$front/" || true; }
+user_gets() { curl --silent --max-time 2 "http://$front:81/" || true; }
 user_is_on() { [ "$(user_gets)" = "$1" ]; }
 
 ask_all() {
     local node
     for node in "${nodes[@]}"; do
-        printf '\n$ curl -i http://%s:%s/\n' "$node" "$check"
-        curl --silent --show-error --include --max-time 10 "http://$node:$check/" | tr -d '\r'
+        printf '\n$ curl -i http://%s:9201/\n' "$node"
+        curl --silent --show-error --include --max-time 10 "http://$node:9201/" | tr -d '\r'
         echo
     done
 }
 
 table() {
     local node state said
-    printf '\n%-12s %-11s %-13s %-12s %-13s\n' NODE CONTROLLER 'THE LIST SAYS' HAPROXY 'ITS CHECK SAYS'
+    printf '\n%-11s %-13s %-12s %-13s\n' NODE 'THE LIST SAYS' HAPROXY 'ITS CHECK SAYS'
     for node in "${nodes[@]}"; do
-        state=$(awk -v name="$(controller "$node")" '$5 == name { print $1 == "l" ? "leader" : "follower" }' "$folder/controllers")
+        state=$(awk -v name="$node" '$5 == name { print $1 == "l" ? "leader" : "follower" }' "$folder/controllers")
         # The column is empty for a moment while a check begins.
         for _ in {1..40}; do
             said=$(server last_chk "$node")
@@ -151,10 +147,9 @@ table() {
         done
         # For a good check, HAProxy shows its last step, the connection to the UI.
         [ "$said" != '(tcp-check)' ] || said='leader, UI open'
-        printf '%-12s %-11s %-13s %-12s %-13s\n' "$node" "$(controller "$node")" "$state" \
-            "$(server status "$node")" "$said"
+        printf '%-11s %-13s %-12s %-13s\n' "$node" "$state" "$(server status "$node")" "$said"
     done
-    printf 'A user at http://%s/ gets: %s\n' "$front" "$(user_gets)"
+    printf 'A user at http://%s:81/ gets: %s\n' "$front" "$(user_gets)"
 }
 
 now() { date +%s%3N; }
@@ -176,33 +171,39 @@ follow_user_to() {
         $(($(now) - start)) "$failed"
 }
 
-running=()
-folder=
+# Gives the machine, on which this demo's parent is, an interface to HAProxy.
+link() {
+    ip link add demo type veth peer name cmonhachk-demo netns "$PPID"
+    ip address add "$demo/30" dev demo
+    ip link set demo up
+    nsenter --net --target "$PPID" ip address add "$machine/30" dev cmonhachk-demo
+    nsenter --net --target "$PPID" ip link set cmonhachk-demo up
+}
+
+folder=$(mktemp --directory --tmpdir cmonhachk-demo.XXXXXX)
 clean_up() {
+    local status=$?
     trap - EXIT
-    if [ "${#running[@]}" -gt 0 ]; then
-        kill "${running[@]}" 2>/dev/null || true
-        wait "${running[@]}" 2>/dev/null || true
-    fi
-    if [ -n "$folder" ]; then rm -rf "$folder"; fi
+    # All in this network but this script; again, for what they may just have started.
+    while pkill --full --ns $$ --nslist net 'cmonhachk|s9s|sleep'; do sleep 0.05; done
+    # The kernel would remove it, a moment after the demo.
+    if $keep; then ip link delete demo || true; fi
+    rm -rf "$folder"
+    [ "$status" -ne 0 ] || say "Done: nothing is left running"
 }
 trap clean_up EXIT
 trap 'exit 0' INT TERM
 
-provide curl:curl xinetd:xinetd haproxy:haproxy
-command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
-say "Building"
-deploy/build.sh
-binary=$project/target/dist/cmonhachk
-
-folder=$(mktemp -d)
+ip link set lo up
+for address in "${nodes[@]}" "$front"; do ip address add "$address" dev lo; done
+if $keep; then link; fi
 move_leadership_to "${nodes[0]}"
 for node in "${nodes[@]}"; do start_node "$node"; done
 start_haproxy
 
 say "What s9s controller --list --long prints (simulated)"
 HOME=/ S9S_SIM="$folder/${nodes[0]}" tests/sim/s9s controller --list --long
-say "$(controller "${nodes[0]}"), asked on ${nodes[0]}, leads"
+say "${nodes[0]} leads"
 ask_all
 # Until their first check is over, HAProxy considers all nodes as up.
 for node in "${nodes[1]}" "${nodes[2]}"; do
@@ -211,13 +212,13 @@ done
 within 10 user_is_on "${nodes[0]}" || fail "no user arrives on the leader: $(cat "$folder/haproxy.log")"
 table
 
-say "The leadership moves: $(controller "${nodes[1]}"), asked on ${nodes[1]}, leads"
+say "The leadership moves: ${nodes[1]} leads"
 move_leadership_to "${nodes[1]}"
 follow_user_to "${nodes[1]}"
 ask_all
 table
 
-say "On ${nodes[2]}, s9s hangs: its check says why on http://$statistics/"
+say "On ${nodes[2]}, s9s hangs: its check says why on http://$front:9600/"
 echo hang >"$folder/${nodes[2]}/behaviour"
 within 15 reason_is "${nodes[2]}" 'unknown s9s-timeout' || fail "HAProxy does not show why ${nodes[2]} is unknown"
 table
@@ -225,21 +226,19 @@ table
 if $keep; then
     rm "$folder/${nodes[2]}/behaviour"
     say "All stays up until Ctrl-C"
-    cat <<EOF
-Be a user:            curl http://$front/
-See the statistics:   http://$statistics/
-Ask a node:           curl -i http://${nodes[0]}:$check/
-Move the leadership:  sed -i 's/^l/f/; /$(controller "${nodes[2]}")/s/^f/l/' $folder/controllers
-Make an s9s hang:     echo hang >$folder/${nodes[2]}/behaviour
-                      rm $folder/${nodes[2]}/behaviour
-See why:              S9S_SIM=$folder/${nodes[2]} $binary --explain --s9s $project/tests/sim/s9s \\
-                        --cmon-defaults $folder/${nodes[2]}/defaults --lock-file $folder/${nodes[2]}/lock
-EOF
+    cat <<END
+On this machine, also in a browser:
+  See the statistics:   http://$demo:9600/
+  Be a user:            http://$demo:81/
+As root, in the demo's network (nsenter --net --target $$):
+  Ask a node:           curl -i http://${nodes[0]}:9201/
+  Move the leadership:  sed -i 's/^l/f/; /${nodes[2]}/s/^f/l/' $folder/controllers
+  Make an s9s hang:     echo hang >$folder/${nodes[2]}/behaviour
+                        rm $folder/${nodes[2]}/behaviour
+  See why:              S9S_SIM=$folder/${nodes[2]} $binary --explain --s9s $project/tests/sim/s9s \\
+                          --cmon-defaults $folder/${nodes[2]}/defaults --lock-file $folder/${nodes[2]}/lock
+END
     # In the background, so that Ctrl-C takes effect at once.
     sleep infinity &
-    running+=($!)
     wait $!
 fi
-
-clean_up
-say "Done: nothing is left running"
