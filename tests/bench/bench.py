@@ -17,7 +17,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-SHORT = sys.argv[1:] == ["--short"]
+SHORT = "--short" in sys.argv
+# Other builds of cmonhachk, to compare with.
+OTHERS = {path: Path(path) for path in sys.argv[1:] if path != "--short"}
 BENCH = Path("tests/bench")
 OUT = Path("target/bench").resolve()
 S9S = OUT / "path/s9s"
@@ -28,8 +30,8 @@ SERVICE = Path("deploy/xinetd/cmonhachk").read_text()
 # Long enough that a busy machine or valgrind does not change the answer.
 PATIENT = ["--timeout", "60"]
 FRESH = [*PATIENT, "--max-age", "0"]
-# The whole environment that xinetd gives its services when an init system has started it.
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "REMOTE_HOST": "127.0.0.1"}
+# The whole environment that xinetd gives the service.
+ENVIRONMENT = {"REMOTE_HOST": "127.0.0.1"}
 REQUEST = b"GET / HTTP/1.1\r\nHost: node\r\n\r\n"
 LEADER = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 48\r\nConnection: close\r\n"
@@ -37,7 +39,8 @@ LEADER = (
 )
 PROFILE = Path("/run/callgrind")
 VALGRIND = ["/usr/bin/valgrind", "--tool=callgrind", f"--callgrind-out-file={PROFILE}", "--log-file=/run/valgrind"]
-PROGRAMS = {"floor": OUT / "floor", "glibc floor": OUT / "floor-glibc", "cmonhachk": Path("target/dist/cmonhachk"), "script": BENCH / "script.py"}
+CMONHACHK = {"cmonhachk": Path("target/dist/cmonhachk"), **OTHERS}
+PROGRAMS = {"floor": OUT / "floor", "glibc floor": OUT / "floor-glibc", **CMONHACHK, "script": BENCH / "script.py"}
 
 count = itertools.count(1)
 
@@ -50,7 +53,7 @@ def check(is_so, what):
 
 def forget():
     """Removes the lock files and the cached verdicts."""
-    for path in [*LOCK.parent.iterdir(), SCRIPT_LOCK]:
+    for path in [*LOCK.parent.iterdir(), *Path("/run").glob("*.lock")]:
         path.unlink(missing_ok=True)
 
 
@@ -134,7 +137,6 @@ class Xinetd:
         self.process = subprocess.Popen(
             ["prlimit", f"--nofile={DESCRIPTORS}:", "xinetd", "-dontfork", "-f", conf, "-filelog", log, "-pidfile", pid],
             stdin=subprocess.DEVNULL,
-            env={"PATH": ENVIRONMENT["PATH"]},
         )
         patience = time.monotonic() + 10
         while "Started working: 1 available service" not in log.read_text():
@@ -260,7 +262,7 @@ def over_s9s(pairs, *names):
 
 def measure_fresh():
     """Returns the milliseconds that s9s alone takes."""
-    alone, over = over_s9s(2 if SHORT else 60, "cmonhachk", "script")
+    alone, over = over_s9s(2 if SHORT else 60, *CMONHACHK, "script")
     rows = []
     for name, pairs in over.items():
         took = [pair.took for pair in pairs]
@@ -377,7 +379,8 @@ def system_calls():
     print("".join(f"    {at:2} {line}\n" for at, line in enumerate(traced, 1)), end="")
 
 
-check(SHORT or len(sys.argv) == 1, "the one option is --short")
+for path in OTHERS.values():
+    check(path.is_file(), f"there is no {path}; the one option is --short")
 # For a thousand clients.
 DESCRIPTORS, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (max(DESCRIPTORS, 2048), hard))

@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
-# Measures cmonhachk and prints tables; README.md tells what and how. `--short` proves within seconds
-# that every part works; its figures mean nothing.
+# Measures cmonhachk and prints tables; README.md tells what and how.
+#
+#     tests/bench/run.sh [--short] [BINARY...]
+#
+# --short proves within seconds that every part works; its figures mean nothing. A BINARY is another build of
+# cmonhachk, such as that of an earlier commit: it is measured beside this one. Its path must be absolute.
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
@@ -24,7 +28,7 @@ say "Measuring"
 echo "$(date +%F), $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores, Linux $(uname -r),"
 echo "$(rustc --version), xinetd $(xinetd -version 2>&1 | head -n 1), load average at the start $(cut -d ' ' -f 1 /proc/loadavg)."
 # The paths of a node, without touching this machine's: /run with the lock file's folder, the
-# defaults file, s9s in the first folder on PATH, and port 9201.
+# defaults file, s9s in the first folder on PATH, the node's address, and port 9201.
 # All processes end with this one.
 # shellcheck disable=SC2016
 exec "${as_root[@]}" unshare --mount --net --pid --fork --kill-child --mount-proc sh -euc '
@@ -32,6 +36,7 @@ exec "${as_root[@]}" unshare --mount --net --pid --fork --kill-child --mount-pro
     mount -t tmpfs bench /etc/default
     mount --bind target/bench/path /usr/local/sbin
     ip link set lo up
+    ip address add 10.0.0.101 dev lo
     mkdir /run/cmonhachk
     exec /usr/bin/python3 -B tests/bench/bench.py "$@"
 ' sh "$@"

@@ -9,6 +9,8 @@ import subprocess
 import sys
 
 LOCK = "/run/script.lock"
+# xinetd passes no PATH on.
+S9S = ["/usr/local/sbin/s9s", "controller", "--list", "--long"]
 ANSWER = (
     "HTTP/1.1 {}\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n"
     "Cache-Control: no-store\r\nCmonhachk-State: {}\r\n\r\n{}"
@@ -20,7 +22,7 @@ def state():
         assignment = re.search(r'^RPC_BIND_ADDRESSES="?([^"\n]*)', defaults.read(), re.MULTILINE)
     addresses = re.findall(r"\d{1,3}(?:\.\d{1,3}){3}", assignment[1])
     own = next(address for address in addresses if address != "127.0.0.1")
-    rows = subprocess.check_output(["s9s", "controller", "--list", "--long"], text=True, stdin=subprocess.DEVNULL)
+    rows = subprocess.check_output(S9S, text=True, stdin=subprocess.DEVNULL)
     row = re.search(rf"^([lf]) .* {re.escape(own)} ", rows, re.MULTILINE)
     return {"l": "leader", "f": "follower"}[row[1]]
 
