@@ -19,7 +19,7 @@ use crate::machine;
 use crate::moment::Moment;
 use crate::options::Options;
 use crate::pause::Pause;
-use crate::process::{Ended, Run};
+use crate::process::Run;
 use crate::reason::{Fault, Reason};
 use crate::s9s;
 use crate::told::tell;
@@ -29,9 +29,31 @@ use crate::verdict::{Outcome, Verdict, evidence, verdict};
 /// the lock can then still use the verdict, and HAProxy can start its second try sooner.
 const RESERVE: Duration = Duration::from_millis(450);
 
-/// Reaches a verdict for a client before `deadline`, from the cache or by asking s9s. Logs it if clients were
-/// told another one before.
-pub fn check(options: &Options, deadline: Moment, guard: &Guard) -> Verdict {
+/// What a client is told, and what is left to do once it has its answer.
+#[derive(Debug)]
+pub struct Checked {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The row or the error behind it, for the operator.
+    pub evidence: String,
+    publication: Option<(Slot, Entry)>,
+}
+
+impl Checked {
+    /// Logs the verdict if clients were told another one before, publishes what this check has found out, and
+    /// frees the lock.
+    pub fn finish(&mut self, lock_file: &Path) {
+        tell(lock_file, self.verdict, &self.evidence);
+        if let Some((slot, entry)) = self.publication.take()
+            && let Err(error) = slot.publish(&entry)
+        {
+            log::fault(&format!("{error:#}"));
+        }
+    }
+}
+
+/// Reaches a verdict before `deadline`, from the cache or by asking s9s.
+pub fn check(options: &Options, deadline: Moment, guard: &Guard) -> Checked {
     let turn = in_service(options, guard).and_then(|()| {
         let boot = machine::boot_id().map_err(|error| Reason::LockUnusable.because(error))?;
         let program = s9s::find(&options.s9s);
@@ -39,22 +61,23 @@ pub fn check(options: &Options, deadline: Moment, guard: &Guard) -> Verdict {
         let query = Query { options, key, boot };
         Ok((query.turn(deadline, guard)?, query))
     });
-    match turn {
-        Ok((Turn::Hit(verdict), _)) => {
-            tell(&options.lock_file, verdict, "the cached verdict");
-            verdict
-        }
-        Ok((Turn::Miss(slot), query)) => ask(&query, slot, deadline, guard),
+    let (verdict, evidence) = match turn {
+        Ok((Turn::Miss(slot), query)) => return ask(&query, slot, deadline, guard),
+        Ok((Turn::Hit(verdict), _)) => (verdict, "the cached verdict".to_string()),
         Err(fault) => {
             let outcome = Err(fault);
-            tell(&options.lock_file, verdict(&outcome), &evidence(&outcome));
-            verdict(&outcome)
+            (verdict(&outcome), evidence(&outcome))
         }
+    };
+    Checked {
+        verdict,
+        evidence,
+        publication: None,
     }
 }
 
-/// Asks s9s, and publishes the verdict.
-fn ask(query: &Query<'_>, slot: Slot, deadline: Moment, guard: &Guard) -> Verdict {
+/// Asks s9s.
+fn ask(query: &Query<'_>, slot: Slot, deadline: Moment, guard: &Guard) -> Checked {
     let options = query.options;
     guard.enter("looking at the credentials of s9s, for", &options.lock_file);
     let credentials = conf::digest(&query.boot);
@@ -66,29 +89,23 @@ fn ask(query: &Query<'_>, slot: Slot, deadline: Moment, guard: &Guard) -> Verdic
         }
     });
     let verdict = verdict(&outcome);
-    let survivor = match ended {
-        Some(Ended::Survived(survivor)) => Some(survivor),
-        _ => None,
-    };
     let before = slot.before.as_ref().map(|entry| (entry.verdict, entry.pause));
-    let logged_in = ended == Some(Ended::Exited(0));
-    let pause = Pause::after(verdict, logged_in, survivor, credentials, before, options.backoff);
+    let pause = Pause::after(verdict, ended, credentials, before, options.backoff);
     let mut evidence = evidence(&outcome);
     if !pause.span.is_zero() {
         evidence = format!("s9s is not run again for {} s: {evidence}", pause.span.as_secs_f64());
     }
-    guard.enter("writing the verdict beside", &options.lock_file);
-    tell(&options.lock_file, verdict, &evidence);
     let entry = Entry {
         key: query.key,
         from,
         pause,
         verdict,
     };
-    if let Err(error) = slot.publish(&entry) {
-        log::fault(&format!("{error:#}"));
+    Checked {
+        verdict,
+        evidence,
+        publication: Some((slot, entry)),
     }
-    verdict
 }
 
 /// A step of [`find_out`], for a person who follows it.

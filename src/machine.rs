@@ -75,11 +75,13 @@ pub fn boot_id() -> anyhow::Result<String> {
     Ok(String::from_utf8(text.to_vec())?)
 }
 
-/// When the process started, in clock ticks since boot. None if there is no such process. Source: proc(5),
-/// the 20th word after the program's name.
+/// When the process started, in clock ticks since boot. None if there is no such process, or only its zombie.
+/// Source: proc(5), the first and the 20th word after the program's name.
 pub fn start_of(process: Pid) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()
+    let mut words = stat.rsplit(')').next()?.split_whitespace();
+    words.next().filter(|state| *state != "Z")?;
+    words.nth(18)?.parse().ok()
 }
 
 /// The value of an environment variable that is not empty.

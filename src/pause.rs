@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::process::Survivor;
+use crate::process::{Ended, Survivor};
 use crate::reason::Reason;
 use crate::verdict::Verdict;
 
@@ -29,19 +29,23 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// The pause after a run with these `credentials` that ended with `verdict` and perhaps left a
-    /// `survivor`. `before` are the previous verdict and its pause. No pause is longer than `backoff`.
+    /// The pause after a run with these `credentials`, whose end, if s9s was run, led to `verdict`. `before` are
+    /// the previous verdict and its pause. No pause is longer than `backoff`.
     ///
     /// Only a login that succeeds, or changed credentials, ends the count of refusals. The shorter pause
     /// doubles only while every login fails in the same way.
     pub fn after(
         verdict: Verdict,
-        logged_in: bool,
-        survivor: Option<Survivor>,
+        ended: Option<Ended>,
         credentials: u32,
         before: Option<(Verdict, Pause)>,
         backoff: Duration,
     ) -> Pause {
+        let logged_in = ended == Some(Ended::Exited(0));
+        let survivor = match ended {
+            Some(Ended::Survived(survivor)) => Some(survivor),
+            _ => None,
+        };
         let before = before.filter(|(_, pause)| pause.credentials == credentials && !logged_in);
         let refused = before.map_or(Duration::ZERO, |(_, pause)| pause.refused);
         let again = before.filter(|(previous, _)| *previous == verdict);
@@ -73,23 +77,24 @@ mod tests {
     const BACKOFF: Duration = Duration::from_secs(300);
 
     /// The spans, in seconds, of the pauses after these ends of s9s, one after the other.
-    fn spans(ends: &[(Verdict, bool, u32)]) -> Vec<u64> {
+    fn spans(ends: &[(Verdict, i32, u32)]) -> Vec<u64> {
         let mut before = None;
         ends.iter()
-            .map(|(verdict, logged_in, credentials)| {
-                let pause = Pause::after(*verdict, *logged_in, None, *credentials, before, BACKOFF);
+            .map(|(verdict, status, credentials)| {
+                let ended = Some(Ended::Exited(*status));
+                let pause = Pause::after(*verdict, ended, *credentials, before, BACKOFF);
                 before = Some((*verdict, pause));
                 pause.span.as_secs()
             })
             .collect()
     }
 
-    const LEADER: (Verdict, bool, u32) = (Verdict::Known(Role::Leader), true, 1);
-    const OFFLINE: (Verdict, bool, u32) = (Verdict::Unknown(Reason::Offline), true, 1);
-    const REFUSED: (Verdict, bool, u32) = (Verdict::Unknown(Reason::S9sRefused), false, 1);
-    const SUSPENDED: (Verdict, bool, u32) = (Verdict::Unknown(Reason::S9sSuspended), false, 1);
-    const FAILED: (Verdict, bool, u32) = (Verdict::Unknown(Reason::S9sLoginFailed), false, 1);
-    const AWAY: (Verdict, bool, u32) = (Verdict::Unknown(Reason::S9sNoConnection), false, 1);
+    const LEADER: (Verdict, i32, u32) = (Verdict::Known(Role::Leader), 0, 1);
+    const OFFLINE: (Verdict, i32, u32) = (Verdict::Unknown(Reason::Offline), 0, 1);
+    const REFUSED: (Verdict, i32, u32) = (Verdict::Unknown(Reason::S9sRefused), 3, 1);
+    const SUSPENDED: (Verdict, i32, u32) = (Verdict::Unknown(Reason::S9sSuspended), 3, 1);
+    const FAILED: (Verdict, i32, u32) = (Verdict::Unknown(Reason::S9sLoginFailed), 3, 1);
+    const AWAY: (Verdict, i32, u32) = (Verdict::Unknown(Reason::S9sNoConnection), 3, 1);
 
     #[test]
     fn a_refusal_doubles_the_pause_up_to_the_longest() {
@@ -103,7 +108,7 @@ mod tests {
         assert_eq!(spans(&[REFUSED, FAILED, FAILED, REFUSED]), [30, 2, 4, 60]);
         assert_eq!(spans(&[REFUSED, LEADER, REFUSED]), [30, 0, 30]);
         assert_eq!(spans(&[REFUSED, OFFLINE, REFUSED]), [30, 0, 30]);
-        assert_eq!(spans(&[REFUSED, (REFUSED.0, false, 2)]), [30, 30]);
+        assert_eq!(spans(&[REFUSED, (REFUSED.0, 3, 2)]), [30, 30]);
     }
 
     #[test]
@@ -115,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_longest_pause_can_be_none() {
-        let pause = Pause::after(REFUSED.0, false, None, 1, None, Duration::ZERO);
+        let pause = Pause::after(REFUSED.0, Some(Ended::Exited(3)), 1, None, Duration::ZERO);
         assert_eq!(pause.span, Duration::ZERO);
     }
 }

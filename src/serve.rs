@@ -12,7 +12,7 @@ use crate::log;
 use crate::moment::Moment;
 use crate::options::{Options, in_short};
 use crate::reason::Reason;
-use crate::request::{self, Request};
+use crate::request;
 use crate::told::tell;
 use crate::verdict::Verdict;
 
@@ -29,25 +29,24 @@ pub fn serve(connection: Connection, started: Moment) {
     let mut head = Vec::new();
     connection.read_what_is_there(&mut head);
     // A panic must not cost the client its answer.
-    let verdict = panic::catch_unwind(AssertUnwindSafe(|| find(connection, started, &mut head)));
-    let verdict = verdict.unwrap_or(Verdict::Unknown(Reason::InternalError));
-    connection.send(&render(verdict, request::request(&head), request::is_head(&head)));
+    let answered = panic::catch_unwind(AssertUnwindSafe(|| answer(connection, started, &mut head)));
+    if let Err(reason) = answered.unwrap_or(Err(Reason::InternalError)) {
+        send(connection, Verdict::Unknown(reason), &head);
+    }
     connection.linger();
 }
 
-/// Finds the verdict, and reads what is late of the request.
-fn find(connection: Connection, started: Moment, head: &mut Vec<u8>) -> Verdict {
-    let options = match Options::read() {
-        Ok(options) => options,
-        // To clap, --help and --version are errors, too; nobody would read their texts here.
-        Err(error) => return fault(Reason::BadArguments, &in_short(&error)),
-    };
+/// # Errors
+/// Why there is no check, if nothing was sent.
+fn answer(connection: Connection, started: Moment, head: &mut Vec<u8>) -> Result<(), Reason> {
+    // To clap, --help and --version are errors, too; nobody would read their texts here.
+    let options = Options::read().map_err(|error| fault(Reason::BadArguments, &in_short(&error)))?;
     let deadline = started + options.timeout;
     let lock_file = options.lock_file.clone();
     // The guard sends one fixed answer, whatever the form of the request.
     let guard = guard::arm(deadline, move |reason, doing| {
         let verdict = Verdict::Unknown(reason);
-        connection.send(&render(verdict, Request::Role, false));
+        send(connection, verdict, b"");
         tell(&lock_file, verdict, doing);
         // While this check lingers, it may still get the lock, and would keep it from the others.
         if reason != Reason::LockTimeout {
@@ -55,32 +54,36 @@ fn find(connection: Connection, started: Moment, head: &mut Vec<u8>) -> Verdict 
         }
         0
     });
-    let guard = match guard {
-        Ok(guard) => guard,
-        // If there is no room for a thread, there is none for s9s.
-        Err(error) => return fault(Reason::S9sNotStarted, &error),
-    };
-    let mut verdict = check(&options, deadline, &guard);
-    // If part of the request is late, wait for it last. It decides only the form of the answer, so it must not
-    // shorten the time for s9s, and other checks must not wait for it.
+    // If there is no room for a thread, there is none for s9s.
+    let guard = guard.map_err(|error| fault(Reason::S9sNotStarted, &error))?;
+    let mut checked = check(&options, deadline, &guard);
     guard.enter("reading the request from", Path::new("the client"));
-    connection.wait_for_the_rest(head, started + READING.min(options.timeout / 2));
+    connection.read_what_is_there(head);
+    if !request::is_complete(head) {
+        // Wait for the rest last: it decides only the form of the answer, so it must not shorten the time for
+        // s9s, and other checks must not wait for it.
+        checked.finish(&options.lock_file);
+        connection.wait_for_the_rest(head, started + READING.min(options.timeout / 2));
+    }
     // After the deadline, a role from the list is not used. The process may have been stopped (SIGSTOP, a
     // paused machine), so the list may be old.
-    if matches!(verdict, Verdict::Known(_)) && deadline.has_passed() {
-        verdict = Verdict::Unknown(Reason::Stuck);
-        tell(
-            &options.lock_file,
-            verdict,
-            "the check was stopped until its deadline had passed",
-        );
+    if matches!(checked.verdict, Verdict::Known(_)) && deadline.has_passed() {
+        checked.verdict = Verdict::Unknown(Reason::Stuck);
+        checked.evidence = "the check was stopped until its deadline had passed".to_string();
     }
     guard.answer();
-    verdict
+    send(connection, checked.verdict, head);
+    // The answer must not wait for the lock file's disk.
+    checked.finish(&options.lock_file);
+    Ok(())
 }
 
-/// Logs, for the operator, why there can be no check.
-fn fault(reason: Reason, why: &dyn std::fmt::Display) -> Verdict {
+fn send(connection: Connection, verdict: Verdict, head: &[u8]) {
+    connection.send(&render(verdict, request::request(head), request::is_head(head)));
+}
+
+/// Logs, for the operator, why there is no check.
+fn fault(reason: Reason, why: &dyn std::fmt::Display) -> Reason {
     log::fault(&format!("{}: {why}", reason.code()));
-    Verdict::Unknown(reason)
+    reason
 }

@@ -5,4 +5,5 @@ mod chaos;
 mod failover;
 mod flood;
 mod load;
+mod queue;
 mod stale;

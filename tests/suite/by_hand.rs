@@ -1,9 +1,13 @@
 //! Started from a terminal or a script.
 
 use std::fs;
-use std::process::Stdio;
+use std::os::unix::fs::{lchown, symlink};
+use std::process::{Command, Stdio};
 
-use crate::cluster::{Cluster, FOLLOWER, LEADER, Node, in_namespaces, starting, unknown, with_fault};
+use nix::unistd::{Uid, chown};
+
+use crate::cluster::{Cluster, FOLLOWER, LEADER, Node, in_namespaces, unknown, with_fault};
+use crate::controller::later;
 
 #[test]
 fn the_answer_is_printed_and_the_status_is_the_state() {
@@ -69,8 +73,6 @@ fn every_option_is_also_a_variable() {
         unknown("defaults-missing")
     );
     assert_eq!(with("CMONHACHK_S9S", "/nonexistent"), unknown("s9s-not-found"));
-    assert!(with("CMONHACHK_EXPLAIN", "true").contains("verdict: leader"));
-    assert_eq!(with("CMONHACHK_EXPLAIN", "0"), LEADER);
     assert_eq!(
         node.command()
             .env("CMONHACHK_TIMEOUT", "x")
@@ -96,7 +98,9 @@ fn every_option_is_also_a_variable() {
 #[test]
 fn explain_tells_the_way_to_a_leader() {
     let cluster = Cluster::new();
-    let output = cluster.leader().by_hand(&["--explain"]);
+    let node = cluster.leader();
+    assert_eq!(node.get(&[]), LEADER);
+    let output = node.by_hand(&["--explain"]);
     let text = String::from_utf8(output.stdout).unwrap();
     for part in [
         "127.0.0.1 (loopback: ignored)",
@@ -125,7 +129,7 @@ fn explain_tells_which_addresses_a_wildcard_stands_for() {
         String::from_utf8(output.stdout).unwrap()
     };
     for (script, words) in [
-        (":", "the wildcard address (no interface's address is known)"),
+        (":", "the wildcard address (no interface has an address)"),
         (
             "ip address add 10.0.0.7/32 dev lo; ip address add 10.0.0.8/32 dev lo; ip link set lo up",
             "the wildcard address: 10.0.0.7, 10.0.0.8",
@@ -140,7 +144,9 @@ fn explain_tells_which_addresses_a_wildcard_stands_for() {
 fn explain_tells_why_a_node_is_unknown_and_what_to_do() {
     let cluster = Cluster::new();
     cluster.behaves("fail 3 Invalid username or password.");
-    let output = cluster.leader().by_hand(&["--explain"]);
+    let node = cluster.leader();
+    assert_eq!(node.get(&[]), unknown("s9s-refused"));
+    let output = node.by_hand(&["--explain"]);
     let text = String::from_utf8(output.stdout).unwrap();
     for part in [
         "exited with status 3",
@@ -160,7 +166,7 @@ fn explain_tells_why_a_node_is_unknown_and_what_to_do() {
 fn explain_runs_s9s_itself_however_fresh_the_last_verdict_is() {
     let cluster = Cluster::new();
     let node = cluster.leader();
-    assert_eq!(node.answer(&["--max-age", "60"]), LEADER);
+    assert_eq!(node.get(&["--max-age", "60"]), LEADER);
     assert!(
         node.answer(&["--max-age", "60", "--explain"])
             .contains("verdict: leader")
@@ -187,43 +193,95 @@ fn explain_shows_what_s9s_printed_without_its_escape_sequences() {
 }
 
 #[test]
-fn explain_names_a_pause_only_while_it_counts() {
-    let cluster = Cluster::for_any_user();
+fn explain_says_what_the_service_answers_and_for_how_long() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let explain = || node.answer(&["--explain", "--max-age", "60"]);
+    let has = |text: &str, line: &str| assert!(text.contains(line), "no {line:?} in\n{text}");
+    let text = explain();
+    has(&text, "  its clients were told last: nothing\n");
+    has(&text, "  The service was not asked just now: ");
+    assert_eq!(node.get(&["--max-age", "60"]), LEADER);
+    let text = explain();
+    has(&text, "  cached: leader, ");
+    has(
+        &text,
+        "  verdict: leader\n  HAProxy is told 200: users are sent to this node.\n",
+    );
+    // It is told what the service says, and not what a person's check finds out.
+    cluster.leads("10.0.0.102");
+    has(&explain(), "  verdict: follower\n  HAProxy is told 200: ");
     cluster.behaves("wrong-password");
-    let conf = cluster.folder.write("s9s.conf", "[global]\n");
-    let maintenance = cluster.folder.join("maintenance");
-    let node = Node {
-        s9s: cluster.folder.join("sim"),
-        ..cluster.leader()
-    };
-    // Root does not know whether the service's credentials have changed.
-    let mut check = starting("setpriv", &node.command());
-    check.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-    check.arg(cluster.folder.join("cmonhachk"));
-    check
-        .env("S9S_USER_CONFIG", &conf)
-        .env("CMONHACHK_MAINTENANCE", &maintenance);
-    let mut told = |explain: &str| {
-        let output = check.env("CMONHACHK_EXPLAIN", explain).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let pause = "s9s is not run for another ";
-    assert_eq!(told(""), unknown("s9s-refused"));
+    assert_eq!(node.get(&["--max-age", "0"]), unknown("s9s-refused"));
+    cluster.leads("10.0.0.101");
     cluster.behaves("list");
-    assert!(told("1").contains(pause));
-    fs::write(&maintenance, "").unwrap();
-    assert_eq!(told(""), unknown("maintenance"));
-    fs::remove_file(&maintenance).unwrap();
-    assert!(!told("1").contains(pause), "after a maintenance, s9s is run at once");
+    let text = explain();
+    has(&text, "  a pause: s9s is not run for another 2");
+    has(&text, "  verdict: leader\n  HAProxy is told 503: ");
+    // A verdict that is old says nothing of now.
+    node.forget();
+    assert_eq!(node.get(&[]), LEADER);
+    let output = later(&node, 100).arg("--explain").output().unwrap();
+    has(
+        &String::from_utf8(output.stdout).unwrap(),
+        "  The service was not asked just now: ",
+    );
+}
+
+#[test]
+fn explain_does_not_believe_a_stranger() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
     cluster.behaves("wrong-password");
-    assert_eq!(told(""), unknown("s9s-refused"));
-    assert!(told("1").contains(pause));
+    assert_eq!(node.get(&[]), unknown("s9s-refused"));
     cluster.behaves("list");
-    cluster.folder.write("s9s.conf", "[global] # corrected\n");
-    let text = told("1");
+    for name in ["verdict", "told"] {
+        lchown(format!("{}.{name}", node.lock.display()), Some(65534), None).unwrap();
+    }
+    let text = node.answer(&["--explain"]);
     assert!(
-        !text.contains(pause) && text.contains("HAProxy is told 200: "),
+        !text.contains("a pause") && text.contains("told last: nothing"),
         "{text}"
+    );
+    // In a folder of the service's, root believes the service.
+    let folder = cluster.folder.join("service");
+    fs::create_dir(&folder).unwrap();
+    chown(&folder, Some(Uid::from_raw(65534)), None).unwrap();
+    for name in ["verdict", "told"] {
+        let link = fs::read_link(format!("{}.{name}", node.lock.display())).unwrap();
+        symlink(link, folder.join(format!("lock.{name}"))).unwrap();
+        lchown(folder.join(format!("lock.{name}")), Some(65534), None).unwrap();
+    }
+    let lock = folder.join("lock");
+    let text = node.answer(&["--explain", "--lock-file", lock.to_str().unwrap()]);
+    assert!(text.contains("a pause: s9s is not run for another 2"), "{text}");
+}
+
+#[test]
+fn the_command_for_the_service_survives_a_shell() {
+    let cluster = Cluster::new();
+    let defaults = cluster.folder.write("a b'c", "RPC_BIND_ADDRESSES=10.0.0.101\n");
+    let passwd = "root:x:0:0::/root:/bin/sh\ncmonhachk:x:990:990::/var/lib/cmonhachk:/bin/false\n";
+    let passwd = cluster.folder.write("passwd", passwd);
+    let mut check = cluster.leader().command();
+    check
+        .arg("--explain")
+        .arg("--cmon-defaults")
+        .arg(&defaults)
+        .env("PASSWD", passwd);
+    let script = "mount --bind \"$PASSWD\" /etc/passwd; exec \"$@\"";
+    let told = in_namespaces(&["--mount"], script, &check).output().unwrap().stdout;
+    let told = String::from_utf8(told).unwrap();
+    let command = told.lines().find_map(|line| line.split_once("env -i ")).unwrap().1;
+    let words = Command::new("sh")
+        .args(["-c", &format!("printf '%s\\n' {command}")])
+        .output()
+        .unwrap()
+        .stdout;
+    let words = String::from_utf8(words).unwrap();
+    assert!(
+        words.ends_with(&format!("--explain\n--cmon-defaults\n{}\n", defaults.display())),
+        "{words}"
     );
 }
 
@@ -240,39 +298,69 @@ fn a_reader_that_closes_early_does_not_change_the_status() {
     assert_eq!(child.wait().unwrap().code(), Some(1));
 }
 
-#[test]
-fn a_copied_defaults_file_makes_no_second_leader() {
-    let cluster = Cluster::new();
-    let node = cluster.leader();
-    for (own, arguments, answer) in [
-        ("10.0.0.102", &[][..], unknown("another-node")),
-        ("10.0.0.102", &["--node", "10.0.0.101"], unknown("another-node")),
-        ("10.0.0.102", &["--node", "10.0.0.9"], unknown("not-listed")),
-        ("10.0.0.101", &[], LEADER.to_string()),
-        ("10.0.0.9", &[], LEADER.to_string()),
-    ] {
-        let asked = |more: &[&str]| {
-            let mut check = node.command();
-            check.args(["--max-age", "0"]).args(arguments).args(more);
-            let script = format!("ip link set lo up; ip address add {own}/32 dev lo; exec \"$@\"");
-            let output = in_namespaces(&["--net"], &script, &check).output().unwrap();
-            String::from_utf8(output.stdout).unwrap()
-        };
-        assert_eq!(asked(&[]), answer, "{own} {arguments:?}");
-        let node = arguments.last().unwrap_or(&"10.0.0.101");
-        let remark = &format!("    {node} (no interface of this machine has it");
-        assert_eq!(asked(&["--explain"]).contains(remark), own != *node, "{own}");
-    }
+/// The verdict of the node's check on a machine with these addresses, as ip(8) sets them.
+fn on_a_machine(node: &Node<'_>, addresses: &str, arguments: &[&str]) -> String {
+    let mut check = node.command();
+    check.args(arguments);
+    let script = format!("ip link set lo up; {addresses} exec \"$@\"");
+    let output = in_namespaces(&["--net"], &script, &check).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]
-fn interfaces_that_cannot_be_read_matter_to_a_wildcard_alone() {
+fn a_copied_defaults_file_makes_no_second_leader() {
     let cluster = Cluster::new();
-    for (addresses, answer) in [
-        ("0.0.0.0", unknown("interfaces-unreadable")),
-        ("10.0.0.101", LEADER.to_string()),
+    let copied = cluster.leader();
+    // Whatever the list says of this machine: nothing, another address, a name, or only the leader.
+    let own_row = "l\t1.9\ta\tb\tcc1\t10.0.0.101\t9501\tx\nf\t1.9\ta\tb\tcc2\t-\t9501\tx\n";
+    let leader_alone = "l\t1.9\ta\tb\t10.0.0.101\t10.0.0.101\t9501\tx\n";
+    for controllers in [own_row, leader_alone] {
+        cluster.folder.write("controllers", controllers);
+        let own = "ip address add 10.0.0.102/32 dev lo;";
+        assert_eq!(on_a_machine(&copied, own, &[]), unknown("another-node"));
+        let explained = on_a_machine(&copied, own, &["--explain"]);
+        assert!(
+            explained.contains("    10.0.0.101 (no interface of this machine has it)\n"),
+            "{explained}"
+        );
+        assert_eq!(
+            on_a_machine(&copied, own, &["--node", "10.0.0.101"]),
+            LEADER,
+            "--node is not questioned"
+        );
+        assert_eq!(on_a_machine(&copied, "", &[]), unknown("another-node"));
+    }
+    let down = "ip link add eth9 type veth; ip address add 10.0.0.101/24 dev eth9;";
+    assert_eq!(
+        on_a_machine(&copied, down, &[]),
+        LEADER,
+        "an interface that is down has its address"
+    );
+    let named = Node {
+        defaults: cluster
+            .folder
+            .write("named", "RPC_BIND_ADDRESSES=10.0.0.102,10.0.0.101\n"),
+        ..cluster.leader()
+    };
+    cluster.leads("10.0.0.101");
+    let own = "ip address add 10.0.0.102/32 dev lo;";
+    assert_eq!(
+        on_a_machine(&named, own, &[]),
+        FOLLOWER,
+        "only this machine's address counts"
+    );
+}
+
+#[test]
+fn interfaces_that_cannot_be_read_leave_every_address_in_doubt() {
+    let cluster = Cluster::new();
+    for (addresses, arguments, answer) in [
+        ("0.0.0.0", &[][..], unknown("interfaces-unreadable")),
+        ("10.0.0.101", &[], unknown("interfaces-unreadable")),
+        ("10.0.0.101", &["--node", "10.0.0.101"], LEADER.to_string()),
     ] {
-        let check = cluster.node(addresses).command();
+        let mut check = cluster.node(addresses).command();
+        check.args(arguments);
         // The first socket is the one that asks for them.
         let output = with_fault("socket:error=EACCES:when=1", &check).output().unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), answer, "{addresses}");

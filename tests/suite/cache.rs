@@ -1,18 +1,20 @@
 //! A cached verdict: how long it is used, for which checks, and from which entries.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::fs;
+use std::os::unix::fs::{lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cmonhachk::entry::Entry;
 use cmonhachk::reason::Reason;
-use cmonhachk::verdict::Verdict;
+use cmonhachk::verdict::{Role, Verdict};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until, with_fault};
-use crate::controller::later;
+use crate::cluster::{
+    Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, requesting, unknown, wait_until, waits_for_a_lock,
+    with_fault,
+};
 
 #[test]
 fn within_max_age_the_verdict_is_given_again_and_after_it_a_new_one() {
@@ -41,24 +43,19 @@ fn an_unknown_verdict_is_shared_like_any_other() {
     assert_eq!(cluster.runs(), 1);
 }
 
-/// The entries beside the node's lock file: paths and texts.
-fn entries(node: &Node<'_>) -> Vec<(PathBuf, String)> {
-    let files = fs::read_dir(node.lock.parent().unwrap()).unwrap();
-    let paths = files.map(|file| file.unwrap().path());
-    paths
-        .filter_map(|path| {
-            let text = fs::read_link(&path).ok()?.into_os_string().into_string().ok()?;
-            text.starts_with("cmonhachk").then_some((path, text))
-        })
-        .collect()
+/// The entry beside the node's lock file: its path and text.
+fn entry(node: &Node<'_>) -> (PathBuf, String) {
+    let path = PathBuf::from(format!("{}.verdict", node.lock.display()));
+    let text = fs::read_link(&path).unwrap().into_os_string().into_string().unwrap();
+    (path, text)
 }
 
-/// The one entry that a check leaves while this node leads. Afterwards the node follows again, and
+/// The entry that a check leaves while this node leads. Afterwards the node follows again, and
 /// the runs are counted from zero.
 fn entry_of_a_leader(node: &Node<'_>, arguments: &[&str]) -> (PathBuf, Entry) {
     node.cluster.leads("10.0.0.102");
     assert_eq!(node.get(arguments), LEADER);
-    let (path, text) = entries(node).pop().unwrap();
+    let (path, text) = entry(node);
     let entry = Entry::decode(&text).unwrap();
     fs::remove_file(&path).unwrap();
     fs::remove_file(node.cluster.folder.join("runs")).unwrap();
@@ -83,21 +80,11 @@ fn an_entry_is_believed_only_in_its_time_its_boot_and_its_key() {
         "the entry that the others differ from"
     );
     let valid = || valid.clone();
-    let boot = |id: &str| Some(id.to_string());
     for (what, text) in [
-        (
-            "another boot",
-            Entry {
-                boot: boot("00000000-0000-0000-0000-000000000000"),
-                ..valid()
-            }
-            .encode(),
-        ),
-        ("no boot", Entry { boot: None, ..valid() }.encode()),
         (
             "the past",
             Entry {
-                from: valid().from.saturating_sub(Duration::from_secs(61)),
+                from: valid().from - Duration::from_secs(61),
                 ..valid()
             }
             .encode(),
@@ -111,7 +98,7 @@ fn an_entry_is_believed_only_in_its_time_its_boot_and_its_key() {
             .encode(),
         ),
         ("another key", Entry { key: 0, ..valid() }.encode()),
-        ("another version", valid().encode().replace("cmonhachk4", "cmonhachk3")),
+        ("another version", valid().encode().replace("cmonhachk5", "cmonhachk4")),
         ("nonsense", "leader".to_string()),
     ] {
         put(&path, &text);
@@ -124,7 +111,7 @@ fn an_entry_is_believed_only_in_its_time_its_boot_and_its_key() {
         );
         assert_eq!(cluster.runs(), runs);
     }
-    assert_eq!(cluster.runs(), 7);
+    assert_eq!(cluster.runs(), 5);
 }
 
 #[test]
@@ -154,7 +141,10 @@ fn a_strangers_entry_that_is_exchanged_for_our_own_is_not_believed() {
     }
     let start = Instant::now();
     while cluster.runs() == 0 && start.elapsed() < Duration::from_secs(3) {
-        for (link, verdict) in [(&strangers, Verdict::Leader), (&own, Verdict::Unknown(Reason::NoRole))] {
+        for (link, verdict) in [
+            (&strangers, Verdict::Known(Role::Leader)),
+            (&own, Verdict::Unknown(Reason::NoRole)),
+        ] {
             let entry = Entry {
                 verdict,
                 ..valid.clone()
@@ -211,37 +201,13 @@ fn wherever_the_lock_file_is_named_its_verdict_is_shared() {
 }
 
 #[test]
-fn a_lock_file_of_another_version_is_taken_over() {
-    let cluster = Cluster::new();
-    let node = cluster.leader();
-    for content in [String::new(), format!("cmonhachk-verdict 2 {}\n", "x".repeat(5000))] {
-        fs::write(&node.lock, content).unwrap();
-        fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
-        let runs = cluster.runs();
-        for _ in 0..3 {
-            assert_eq!(node.get(&["--max-age", "60"]), LEADER);
-        }
-        assert_eq!(cluster.runs(), runs + 1);
-        assert_eq!(entries(&node).len(), 1);
-        wait_until("the entry is old", || {
-            node.get(&["--max-age", "0.2"]) == LEADER && cluster.runs() > runs + 1
-        });
-        fs::remove_file(&entries(&node)[0].0).unwrap();
-    }
-}
-
-#[test]
-fn a_verdict_reached_with_another_s9s_conf_or_client_is_not_taken() {
+fn a_verdict_reached_with_another_s9s_conf_client_or_defaults_file_is_not_taken() {
     let cluster = Cluster::new();
     let node = cluster.leader();
     let check = |name: &str, value: &str| {
-        let output = node
-            .command()
-            .args(["--max-age", "60"])
-            .env(name, value)
-            .output()
-            .unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), LEADER);
+        let mut check = node.command();
+        check.args(["--max-age", "60"]).env(name, value);
+        assert_eq!(requesting(&mut check, GET).answer(), LEADER);
         cluster.runs()
     };
     assert_eq!(check("REMOTE_HOST", "10.0.0.1"), 1);
@@ -249,27 +215,43 @@ fn a_verdict_reached_with_another_s9s_conf_or_client_is_not_taken() {
     assert_eq!(check("HOME", "/tmp"), 2);
     assert_eq!(check("S9S_SYSTEM_CONFIG", "/tmp/s9s.conf"), 3);
     assert_eq!(check("CMON_CONTROLLER", "https://10.0.0.9:9501"), 4);
-    assert_eq!(check("PATH", "/bin:/usr/bin"), 4, "the same s9s is found");
-    assert_eq!(check("CMONHACHK_TIMEOUT", "4"), 5, "one s9s has more time than another");
-    assert_eq!(check("HOME", "/tmp"), 5, "the entries lie side by side");
+    assert_eq!(
+        check("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        5
+    );
+    assert_eq!(check("PATH", "/bin:/usr/bin"), 5, "the same s9s is found");
+    assert_eq!(check("CMONHACHK_TIMEOUT", "4"), 6, "one s9s has more time than another");
+    let text = fs::read_to_string(&node.defaults).unwrap();
+    assert_eq!(check("CMONHACHK_TIMEOUT", "4"), 6);
+    fs::write(&node.defaults, text).unwrap();
+    assert_eq!(
+        check("CMONHACHK_TIMEOUT", "4"),
+        7,
+        "the defaults file was written again"
+    );
 }
 
 #[test]
-fn two_services_on_one_lock_file_share_it_and_not_their_verdicts() {
+fn two_services_on_one_lock_file_run_s9s_one_at_a_time_and_take_no_verdict_of_the_other() {
     let cluster = Cluster::new();
     let leader = cluster.leader();
     let follower = Node {
         lock: leader.lock.clone(),
         ..cluster.node("10.0.0.102")
     };
-    let maintenance = cluster.folder.write("maintenance", "");
-    let in_maintenance = ["--max-age", "60", "--maintenance", maintenance.to_str().unwrap()];
-    for _ in 0..20 {
+    for round in 1..10 {
         assert_eq!(leader.get(&["--max-age", "60"]), LEADER);
-        assert_eq!(leader.get(&in_maintenance), unknown("maintenance"));
         assert_eq!(follower.get(&["--max-age", "60"]), FOLLOWER);
+        assert_eq!(cluster.runs(), 2 * round);
     }
-    assert_eq!(cluster.runs(), 2);
+    cluster.behaves("gate");
+    let mut clients = vec![requesting(&mut leader.command(), GET)];
+    wait_until("s9s runs", || cluster.runs() == 19);
+    clients.push(requesting(follower.command().args(["--max-age", "0"]), GET));
+    wait_until("the other waits", || waits_for_a_lock(clients[1].responder.id()));
+    cluster.open_gate();
+    let answers: Vec<_> = clients.into_iter().map(|client| client.answer()).collect();
+    assert_eq!(answers, [LEADER, FOLLOWER]);
 }
 
 #[test]
@@ -305,15 +287,31 @@ fn a_verdict_that_still_counts_is_only_read() {
 }
 
 #[test]
-fn an_entry_is_of_this_boot_and_as_old_as_its_run() {
+fn an_entry_is_as_old_as_its_run() {
     let cluster = Cluster::new();
-    let before = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap().into();
+    let now = || Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap());
+    let before = now();
     cluster.behaves("slow 0.3");
     let (_, entry) = entry_of_a_leader(&cluster.node("10.0.0.102"), &[]);
-    let after: Duration = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap().into();
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    assert_eq!(entry.boot.as_deref(), Some(boot.trim()));
-    assert!(entry.from > before && entry.from + Duration::from_millis(300) < after);
+    assert!(entry.from.0 > before && entry.from.0 + Duration::from_millis(300) < now());
+}
+
+#[test]
+fn an_entry_of_another_boot_is_not_believed() {
+    let cluster = Cluster::new();
+    let node = cluster.node("10.0.0.102");
+    let (path, valid) = entry_of_a_leader(&node, &["--max-age", "60"]);
+    put(&path, &valid.encode());
+    let boot = cluster.folder.write("boot", "00000000-0000-0000-0000-000000000000\n");
+    let script = format!(
+        "mount --bind {} /proc/sys/kernel/random/boot_id; exec \"$@\"",
+        boot.display()
+    );
+    let mut check = node.command();
+    check.args(["--max-age", "60"]);
+    let mut client = connect(&mut in_namespaces(&["--mount"], &script, &check));
+    client.send(GET);
+    assert_eq!(client.answer(), FOLLOWER);
 }
 
 #[test]
@@ -343,42 +341,4 @@ fn no_rate_of_checks_makes_more_than_one_run_in_max_age() {
         "{checks} checks took {} runs, {possible} would do",
         cluster.runs()
     );
-}
-
-#[test]
-fn entries_that_are_of_no_use_any_more_are_removed_with_the_first_of_a_new_key() {
-    let cluster = Cluster::new();
-    let node = cluster.leader();
-    assert_eq!(node.get(&[]), LEADER);
-    let entry = |name: &str| PathBuf::from(format!("{}.{name}", node.lock.display()));
-    let files = fs::read_dir(cluster.folder.path())
-        .unwrap()
-        .map(|file| file.unwrap().path());
-    let old = files.into_iter().find(|path| path.is_symlink()).unwrap();
-    let text = fs::read_link(&old).unwrap().to_str().unwrap().to_string();
-    let words: Vec<&str> = text.split(' ').collect();
-    let from: u64 = words[3].parse().unwrap();
-    let plant = |name: &str, boot: &str, seconds_later: u64| {
-        let from = (from + seconds_later * 1_000_000).to_string();
-        let text = [&words[..2], &[boot, &from], &words[4..]].concat().join(" ");
-        symlink(text, entry(name)).unwrap();
-    };
-    plant("another-boot", "00000000-0000-0000-0000-000000000000", 7190);
-    plant("from-the-future", words[2], 9000);
-    plant("recent", words[2], 7190);
-    symlink("no entry", entry("other")).unwrap();
-    // Two hours later, by another node's key.
-    let check = Node {
-        lock: node.lock.clone(),
-        ..cluster.node("10.0.0.102")
-    };
-    let mut client = connect(&mut later(&check, 7200));
-    client.send(GET);
-    assert_eq!(client.answer(), FOLLOWER);
-    for gone in [old, entry("another-boot"), entry("from-the-future")] {
-        assert!(!gone.is_symlink(), "{}", gone.display());
-    }
-    for stays in ["recent", "other"] {
-        assert!(entry(stays).is_symlink(), "{stays}");
-    }
 }

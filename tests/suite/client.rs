@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{GET, PATIENCE, wait_until, waits_for_a_lock};
+use crate::cluster::{PATIENCE, wait_until, waits_for_a_lock};
 
 /// Starts `command` with a new connection as all three standard descriptors.
 pub fn connect(command: &mut Command) -> Client {
@@ -55,12 +55,6 @@ pub struct Client {
 impl Client {
     pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
-    }
-
-    /// The answer to a well-behaved client.
-    pub fn ask(mut self) -> String {
-        self.send(GET);
-        self.answer()
     }
 
     /// All that comes until the connection's orderly end; a reset is an error.

@@ -1,8 +1,10 @@
 //! A simulated cluster and its nodes, for the other tests.
 
+use std::cell::Cell;
 use std::env;
 use std::fs::{self, File, Permissions};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::Write;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -11,8 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -77,6 +78,7 @@ pub struct Cluster {
 impl Cluster {
     /// Controllers 10.0.0.101 to 10.0.0.103; the first one leads.
     pub fn new() -> Cluster {
+        enter_network();
         let cluster = Cluster { folder: Folder::new() };
         cluster.leads("10.0.0.101");
         cluster
@@ -208,19 +210,12 @@ impl Node<'_> {
         }
     }
 
-    /// Holds the node's lock, for every key, until the file is dropped.
+    /// Holds the node's lock until the file is dropped.
     pub fn hold_the_lock(&self) -> File {
         let mut how = File::options();
         how.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = how.open(&self.lock).unwrap();
-        let whole = libc::flock {
-            l_type: libc::F_WRLCK as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)).unwrap();
+        file.lock().unwrap();
         file
     }
 
@@ -240,15 +235,6 @@ impl Node<'_> {
         connect(self.command().args(arguments))
     }
 
-    /// The same, with the cluster's own folder as /dev/shm: for checks that cache there.
-    pub fn connect_in_own_memory(&self, arguments: &[&str]) -> Client {
-        let memory = self.cluster.folder.join("memory");
-        fs::create_dir_all(&memory).unwrap();
-        let script = format!("mount --bind {} /dev/shm; exec \"$@\"", memory.display());
-        let mut check = self.command();
-        connect(&mut in_namespaces(&["--mount"], &script, check.args(arguments)))
-    }
-
     /// The answer to a well-behaved client.
     pub fn get(&self, arguments: &[&str]) -> String {
         self.ask(arguments, GET)
@@ -257,11 +243,6 @@ impl Node<'_> {
     /// The answer to this request.
     pub fn ask(&self, arguments: &[&str], request: &[u8]) -> String {
         requesting(self.command().args(arguments), request).answer()
-    }
-
-    /// The answer to a well-behaved client, with the cluster's own folder as /dev/shm.
-    pub fn get_in_own_memory(&self, arguments: &[&str]) -> String {
-        self.connect_in_own_memory(arguments).ask()
     }
 }
 
@@ -285,24 +266,44 @@ pub fn simulated_s9s() -> PathBuf {
     project().join("tests/sim/s9s")
 }
 
-/// A loopback address that nobody else uses.
+/// The addresses that every test's network has, on its loopback interface.
+const HERE: [&str; 8] = [
+    "10.0.0.1",
+    "10.0.0.2",
+    "10.0.0.9",
+    "10.0.0.10",
+    "10.0.0.101",
+    "10.0.0.102",
+    "10.0.0.103",
+    "fd00::7",
+];
+
+/// Gives the calling thread, and what it starts from then on, a network of its own: RPC_BIND_ADDRESSES may
+/// only name addresses that the machine has, and no port is another test's.
+pub fn enter_network() {
+    thread_local! {
+        static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
+    }
+    if IS_INSIDE.replace(true) {
+        return;
+    }
+    unshare(CloneFlags::CLONE_NEWNET).expect("tests run as root");
+    let addresses = HERE.map(|address| format!("address add {address} dev lo\n"));
+    let mut ip = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = format!("link set lo up\n{}", addresses.concat());
+    ip.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    assert!(ip.wait().unwrap().success());
+}
+
+/// A loopback address that nobody else in the test's network uses.
 pub fn loopback() -> Ipv4Addr {
-    /// The network of this process: it holds a port of the network's last address until it ends.
-    static CLAIM: LazyLock<TcpListener> = LazyLock::new(|| {
-        let networks = (64..128).flat_map(|second| (0..=255).map(move |third| Ipv4Addr::new(127, second, third, 255)));
-        let mut free = networks
-            .cycle()
-            .skip(std::process::id() as usize % 0x4000)
-            .take(0x4000)
-            .filter_map(|last| TcpListener::bind((last, 9200)).ok());
-        free.next().expect("a free loopback network")
-    });
     static COUNT: AtomicU8 = AtomicU8::new(1);
-    let SocketAddr::V4(claimed) = CLAIM.local_addr().unwrap() else {
-        unreachable!("it is bound to an IPv4 address")
-    };
-    let [first, second, third, _] = claimed.ip().octets();
-    Ipv4Addr::new(first, second, third, COUNT.fetch_add(1, Ordering::Relaxed))
+    enter_network();
+    Ipv4Addr::new(127, 0, 1, COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A command for a `program` that starts the check, with only the check's environment.

@@ -348,7 +348,7 @@ fn explain_is_for_people_and_changes_nothing_for_a_client() {
 fn nothing_that_s9s_prints_reaches_the_client() {
     let cluster = Cluster::new();
     cluster.behaves("fail 3 secret-of-s9s");
-    assert_eq!(cluster.leader().get(&[]), unknown("s9s-refused"));
+    assert_eq!(cluster.leader().get(&[]), unknown("s9s-login-failed"));
 }
 
 #[test]

@@ -341,7 +341,7 @@ fn what_s9s_prints_is_not_answered_and_logged_clean() {
         let s9s = script(text);
         let mut command = logging(&node, &["--max-age", "0", "--s9s", s9s.to_str().unwrap()]);
         node.forget();
-        assert_eq!(told(&self::get(&mut command)), "s9s-refused");
+        assert_eq!(told(&self::get(&mut command)), "s9s-login-failed");
         is_clean(&log, "on standard error");
     }
 }

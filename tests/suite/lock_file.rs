@@ -1,13 +1,15 @@
 //! Other files in the lock file's place, and places where it cannot be made.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
+use std::process::Command;
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nix::unistd::{Gid, Uid, chown, mkfifo};
+use nix::unistd::{Uid, chown, mkfifo};
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces};
+use crate::cluster::{Cluster, GET, LEADER, Node, connect, in_namespaces, requesting, starting, unknown};
+use crate::syslog::{Log, logging};
 
 #[test]
 fn a_lock_file_may_be_named_without_its_folder() {
@@ -16,20 +18,10 @@ fn a_lock_file_may_be_named_without_its_folder() {
     command.env("CMONHACHK_LOCK_FILE", "here").args(["--max-age", "60"]);
     command.current_dir(cluster.folder.path());
     for _ in 0..2 {
-        let answer = command.output().unwrap().stdout;
-        assert_eq!(String::from_utf8(answer).unwrap(), LEADER);
+        assert_eq!(requesting(&mut command, GET).answer(), LEADER);
     }
     assert_eq!(cluster.runs(), 1);
     assert!(cluster.folder.join("here").is_file());
-}
-
-#[test]
-fn a_symbolic_link_is_named_as_what_it_is() {
-    let cluster = Cluster::new();
-    let node = cluster.leader();
-    symlink("target", &node.lock).unwrap();
-    let text = node.answer(&["--explain"]);
-    assert!(text.contains("not used: it is a symbolic link\n"), "{text}");
 }
 
 fn put_lock(node: &Node<'_>, content: &[u8]) {
@@ -37,10 +29,11 @@ fn put_lock(node: &Node<'_>, content: &[u8]) {
     fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
 }
 
-/// The check caches elsewhere, and does not change what is in the lock file's place.
-fn is_refused(what: &str, prepare: impl FnOnce(&Node<'_>)) {
+/// The check does not run s9s, says what is wrong, and does not change what is in the lock file's place.
+fn is_refused(words: &str, prepare: impl FnOnce(&Node<'_>)) {
     let cluster = Cluster::new();
-    let node = cluster.node("10.0.0.102");
+    let log = Log::open(&cluster);
+    let node = cluster.leader();
     prepare(&node);
     let state = || {
         let kind = fs::symlink_metadata(&node.lock).unwrap().file_type();
@@ -54,84 +47,154 @@ fn is_refused(what: &str, prepare: impl FnOnce(&Node<'_>)) {
         )
     };
     let before = state();
-    assert_eq!(node.get_in_own_memory(&["--max-age", "60"]), FOLLOWER, "{what}");
-    assert_eq!(node.get_in_own_memory(&["--max-age", "60"]), FOLLOWER, "{what}");
-    assert_eq!(cluster.runs(), 1, "{what}: the verdict is shared all the same");
-    assert_eq!(state(), before, "{what}");
-    let memory = cluster.folder.join("memory/cmonhachk-0/lock");
-    assert!(memory.exists(), "{what}: it is used");
+    for _ in 0..3 {
+        let check = requesting(&mut logging(&node, &["--max-age", "60"]), GET);
+        assert_eq!(check.answer(), unknown("lock-unusable"), "{words}");
+    }
+    assert_eq!(cluster.runs(), 0, "{words}");
+    assert_eq!(state(), before, "{words}");
+    let lines = log.lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let named = format!("<28>none -> unknown lock-unusable: lock file {}: ", node.lock.display());
+    assert!(
+        lines[0].starts_with(&named) && lines[0].contains(words),
+        "{words}: {lines:?}"
+    );
+    let explained = node.answer(&["--explain"]);
+    assert!(
+        explained.contains(&format!("  it cannot be used: {words}")),
+        "{explained}"
+    );
+    assert!(explained.contains("HAProxy is told 503"), "{explained}");
 }
 
 #[test]
 fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched() {
-    is_refused("a symbolic link", |node| {
+    is_refused("it is a symbolic link", |node| {
         let target = node.cluster.folder.write("target", "");
         symlink(target, &node.lock).unwrap();
     });
-    is_refused("a dangling symbolic link", |node| {
+    is_refused("it is a symbolic link", |node| {
         symlink(node.cluster.folder.join("nowhere"), &node.lock).unwrap();
     });
-    is_refused("a hard link", |node| {
-        let target = node.cluster.folder.write("target", "");
-        fs::set_permissions(&target, Permissions::from_mode(0o600)).unwrap();
-        fs::hard_link(target, &node.lock).unwrap();
+    is_refused("it cannot be opened: ", |node| fs::create_dir(&node.lock).unwrap());
+    is_refused("it is not a regular file", |node| {
+        mkfifo(&node.lock, Mode::S_IRWXU).unwrap();
     });
-    is_refused("a directory", |node| fs::create_dir(&node.lock).unwrap());
-    is_refused("a FIFO", |node| mkfifo(&node.lock, Mode::S_IRWXU).unwrap());
-    is_refused("a socket", |node| drop(UnixListener::bind(&node.lock).unwrap()));
-    is_refused("a file that others may write to", |node| {
+    is_refused("it cannot be opened: ", |node| {
+        drop(UnixListener::bind(&node.lock).unwrap())
+    });
+    is_refused("other users can open it (mode 0666)", |node| {
         put_lock(node, b"");
         fs::set_permissions(&node.lock, Permissions::from_mode(0o666)).unwrap();
     });
-    is_refused("a file that others may read, and lock", |node| {
+    is_refused("other users can open it (mode 0644)", |node| {
         put_lock(node, b"");
         fs::set_permissions(&node.lock, Permissions::from_mode(0o644)).unwrap();
     });
-    is_refused("another program's file", |node| {
-        put_lock(node, &[b'#'; 1000]);
-    });
-    is_refused("a device", |node| {
+    is_refused("it is not a regular file", |node| {
         mknod(&node.lock, SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 3)).unwrap();
-    });
-    is_refused("another user's file", |node| {
-        put_lock(node, b"");
-        chown(&node.lock, Some(Uid::from_raw(65534)), Some(Gid::from_raw(65534))).unwrap();
     });
 }
 
+/// The check as a user without rights.
+fn as_nobody(node: &Node<'_>) -> Command {
+    let mut check = starting("setpriv", &node.command());
+    check.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    check.arg(node.cluster.folder.join("cmonhachk"));
+    check
+}
+
 #[test]
-fn no_lock_file_is_made_in_another_users_folder() {
-    let cluster = Cluster::new();
+fn a_lock_file_of_another_user_is_replaced_only_in_a_folder_of_ones_own() {
+    for (owner, of_file, answer) in [
+        (65534, 0, LEADER.to_string()),
+        (0, 65533, unknown("lock-unusable")),
+        (65533, 65533, unknown("lock-unusable")),
+    ] {
+        let cluster = Cluster::for_any_user();
+        let folder = cluster.folder.join("service");
+        fs::create_dir(&folder).unwrap();
+        let node = Node {
+            lock: folder.join("lock"),
+            s9s: cluster.folder.join("sim"),
+            ..cluster.leader()
+        };
+        put_lock(&node, b"");
+        chown(&node.lock, Some(Uid::from_raw(of_file)), None).unwrap();
+        chown(&folder, Some(Uid::from_raw(owner)), None).unwrap();
+        assert_eq!(
+            requesting(&mut as_nobody(&node), GET).answer(),
+            answer,
+            "{owner} {of_file}"
+        );
+        let now = fs::metadata(&node.lock).unwrap().uid();
+        let expected = if answer == LEADER { 65534 } else { of_file };
+        assert_eq!(now, expected, "{owner} {of_file}");
+    }
+}
+
+#[test]
+fn a_service_that_changes_its_user_finds_its_lock_file_usable_each_time() {
+    let cluster = Cluster::for_any_user();
     let folder = cluster.folder.join("service");
     fs::create_dir(&folder).unwrap();
+    chown(&folder, Some(Uid::from_raw(65534)), None).unwrap();
+    let node = Node {
+        lock: folder.join("lock"),
+        s9s: cluster.folder.join("sim"),
+        ..cluster.leader()
+    };
+    // The article's xinetd file has root, the package's units have a user of their own.
+    for _ in 0..2 {
+        assert_eq!(node.get(&["--max-age", "0"]), LEADER);
+        assert_eq!(
+            requesting(as_nobody(&node).args(["--max-age", "0"]), GET).answer(),
+            LEADER
+        );
+    }
+}
+
+#[test]
+fn a_check_by_hand_makes_no_file() {
+    let cluster = Cluster::new();
+    let folder = cluster.folder.join("service");
     let node = Node {
         lock: folder.join("lock"),
         ..cluster.leader()
     };
-    let check = || node.answer(&["--max-age", "60", "--explain"]);
-    chown(&folder, Some(Uid::from_raw(65534)), None).unwrap();
-    let text = check();
-    assert!(text.contains("verdict: leader"), "{text}");
+    assert_eq!(node.answer(&[]), LEADER);
     assert!(
-        text.contains("its folder belongs to user 65534 and this check runs as user 0; run it as that user"),
-        "{text}"
+        node.answer(&["--explain"])
+            .contains("not there; the service's first check makes it")
     );
-    assert!(!node.lock.exists(), "root's file would lock the service out");
-    chown(&folder, Some(Uid::from_raw(0)), None).unwrap();
-    assert!(check().contains("not there; the service's first check makes it"));
-    assert!(!node.lock.exists(), "an explained check makes no file");
-    node.answer(&[]);
-    assert!(check().contains("usable"));
+    assert!(!folder.exists());
+    assert_eq!(node.get(&[]), LEADER);
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o7777, 0o700);
 }
 
 #[test]
-fn a_lock_file_that_cannot_be_made_does_not_stop_the_check() {
+fn without_a_folder_for_the_lock_file_s9s_is_not_run() {
     let cluster = Cluster::new();
     let node = Node {
         lock: cluster.folder.join("no-such/folder/lock"),
         ..cluster.leader()
     };
-    assert_eq!(node.get_in_own_memory(&[]), LEADER);
+    assert_eq!(node.get(&[]), unknown("lock-unusable"));
+    assert_eq!(cluster.runs(), 0);
+}
+
+#[test]
+fn without_a_boot_id_s9s_is_not_run() {
+    let cluster = Cluster::new();
+    let log = Log::open(&cluster);
+    let node = cluster.leader();
+    let script = "mount --bind /dev/null /proc/sys/kernel/random/boot_id; exec \"$@\"";
+    let mut client = connect(&mut in_namespaces(&["--mount"], script, &logging(&node, &[])));
+    client.send(GET);
+    assert_eq!(client.answer(), unknown("lock-unusable"));
+    assert_eq!(cluster.runs(), 0);
+    assert!(log.lines()[0].contains("without /proc/sys/kernel/random/boot_id, no verdict can be dated"));
 }
 
 /// A check after a script that makes the folder of the lock file.
@@ -143,10 +206,7 @@ fn with_lock_folder(script: &str) -> String {
         lock: folder.join("lock"),
         ..cluster.leader()
     };
-    let script = format!(
-        "mount -t tmpfs tmpfs /dev/shm; cd {}; {script}; exec \"$@\"",
-        folder.display()
-    );
+    let script = format!("cd {}; {script}; exec \"$@\"", folder.display());
     let mut client = connect(&mut in_namespaces(&["--mount"], &script, &node.command()));
     client.send(GET);
     client.answer()
@@ -156,8 +216,9 @@ fn with_lock_folder(script: &str) -> String {
 fn a_verdict_that_cannot_be_written_down_is_given_all_the_same() {
     let full = "mount -t tmpfs -o size=4k tmpfs .; cd .; head -c 4096 /dev/zero >ballast";
     assert_eq!(with_lock_folder(full), LEADER, "on a full disk");
-    let read_only = "mount -t tmpfs -o ro tmpfs .";
-    assert_eq!(with_lock_folder(read_only), LEADER, "on a read-only one");
+    let without_inodes =
+        "touch lock; chmod 600 lock; mount -t tmpfs -o nr_inodes=2 tmpfs .; cd .; touch lock; chmod 600 lock";
+    assert_eq!(with_lock_folder(without_inodes), LEADER, "where no file can be made");
     assert_eq!(
         with_lock_folder("prlimit --fsize=100 --pid $$"),
         LEADER,

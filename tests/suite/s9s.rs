@@ -11,7 +11,7 @@ use cmonhachk::s9s::MAX_OUTPUT;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
 use nix::unistd::{Pid, Uid, User};
 
-use crate::cluster::{Cluster, GET, LEADER, Node, connect, in_namespaces, starting, unknown, wait_until};
+use crate::cluster::{Cluster, GET, LEADER, Node, connect, in_namespaces, starting, unknown, wait_until, with_fault};
 
 /// What s9s found in its environment, one variable a line.
 fn environment(cluster: &Cluster) -> Vec<String> {
@@ -29,13 +29,41 @@ fn home_comes_from_the_password_database_when_the_environment_has_none() {
     assert!(environment(&cluster).contains(&format!("HOME={}", home.display())));
 
     let mut command = node.command();
-    command.args(["--max-age", "0"]).env("HOME", "");
-    assert_eq!(command.output().unwrap().status.code(), Some(0));
-    assert!(environment(&cluster).contains(&format!("HOME={}", home.display())));
+    command.args(["--max-age", "0"]);
+    for (given, used) in [
+        ("", home.to_str().unwrap()),
+        ("/tmp", "/tmp"),
+        // Nobody's, not even root's.
+        ("/nonexistent", home.to_str().unwrap()),
+    ] {
+        let output = command.env("HOME", given).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert!(environment(&cluster).contains(&format!("HOME={used}")), "{given}");
+    }
+}
 
-    command.env("HOME", "/somewhere");
-    assert_eq!(command.output().unwrap().status.code(), Some(0));
-    assert!(environment(&cluster).contains(&"HOME=/somewhere".to_string()));
+#[test]
+fn a_home_that_this_user_may_not_enter_counts_as_none() {
+    let cluster = Cluster::for_any_user();
+    cluster.behaves("environment");
+    let home = cluster.folder.join("roots");
+    fs::create_dir(&home).unwrap();
+    fs::set_permissions(&home, Permissions::from_mode(0o700)).unwrap();
+    let node = Node {
+        s9s: cluster.folder.join("sim"),
+        ..cluster.leader()
+    };
+    let mut check = starting("setpriv", &node.command());
+    check.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    check.arg(cluster.folder.join("cmonhachk")).env("HOME", &home);
+    assert_eq!(check.output().unwrap().status.code(), Some(0));
+    let own = User::from_uid(Uid::from_raw(65534)).unwrap().unwrap().dir;
+    assert!(environment(&cluster).contains(&format!("HOME={}", own.display())));
+    let told = String::from_utf8(check.arg("--explain").output().unwrap().stdout).unwrap();
+    assert!(
+        told.contains(&format!("  home {} (from /etc/passwd)\n", own.display())),
+        "{told}"
+    );
 }
 
 #[test]
@@ -148,6 +176,29 @@ fn each_way_not_to_start_has_its_reason() {
 }
 
 #[test]
+fn what_fails_before_s9s_is_executed_is_no_fault_of_s9s() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    for fault in ["prctl:error=EPERM", "signalfd4:error=EPERM", "setpgid:error=EACCES"] {
+        let mut check = node.command();
+        check.args(["--max-age", "0"]);
+        let output = with_fault(fault, &check).output().unwrap();
+        let answer = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(answer, unknown("s9s-not-started"), "{fault}");
+    }
+    let script = "mount -t tmpfs tmpfs /dev; exec \"$@\"";
+    let output = in_namespaces(&["--mount"], script, node.command().args(["--max-age", "0"]))
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        unknown("s9s-not-started"),
+        "without /dev/null"
+    );
+    assert_eq!(cluster.runs(), 0);
+}
+
+#[test]
 fn each_failing_of_the_defaults_file_has_its_reason() {
     let cluster = Cluster::new();
     let node = cluster.leader();
@@ -247,30 +298,6 @@ fn a_child_that_s9s_leaves_behind_is_not_waited_for_and_killed() {
 }
 
 #[test]
-fn a_child_of_s9s_that_has_left_its_group_is_killed() {
-    is_contained("daemon", LEADER);
-}
-
-#[test]
-fn what_was_started_before_the_check_is_left_alone() {
-    let cluster = Cluster::new();
-    cluster.behaves("daemon");
-    let check = cluster.leader().command();
-    // The sleeper is a child of the shell, and then of the check, which replaces the shell.
-    let mut shell = starting("sh", &check);
-    shell.args(["-c", "sleep 60 >/dev/null 2>&1 & echo $! >sleeper; exec \"$0\""]);
-    shell.arg(check.get_program()).current_dir(cluster.folder.path());
-    let mut client = connect(&mut shell);
-    client.send(GET);
-    assert_eq!(client.answer(), LEADER);
-    let sleeper = fs::read_to_string(cluster.folder.join("sleeper")).unwrap();
-    let sleeper: u32 = sleeper.trim().parse().unwrap();
-    let arguments = fs::read(format!("/proc/{sleeper}/cmdline")).unwrap_or_default();
-    assert_eq!(arguments, b"sleep\x0060\0");
-    kill(Pid::from_raw(sleeper.cast_signed()), Signal::SIGKILL).unwrap();
-}
-
-#[test]
 fn the_end_of_a_child_of_s9s_is_not_taken_for_its_own() {
     is_contained("orphan", LEADER);
 }
@@ -334,23 +361,18 @@ fn the_last_words_of_s9s_count_as_well() {
 }
 
 #[test]
-fn s9s_and_its_children_die_with_a_check_that_is_killed() {
-    for behaviour in ["hang", "stubborn", "flood"] {
+fn s9s_dies_with_a_check_that_is_killed() {
+    for behaviour in ["hang", "flood"] {
         let cluster = Cluster::new();
         cluster.behaves(behaviour);
-        dies_with_a_check_that_is_killed(&cluster.leader());
+        let mut client = cluster.leader().connect(&["--timeout", "60"]);
+        client.send(GET);
+        wait_until("s9s runs", || cluster.runs() == 1);
+        let s9s = fs::read_to_string(cluster.folder.join("runs")).unwrap();
+        client.responder.kill().unwrap();
+        client.responder.wait().unwrap();
+        wait_until("s9s is gone", || !Path::new("/proc").join(s9s.trim()).exists());
     }
-}
-
-/// Kills a check of the node in the middle of its first run of s9s; then nothing of the run is left.
-pub fn dies_with_a_check_that_is_killed(node: &Node<'_>) {
-    let cluster = node.cluster;
-    let mut client = node.connect(&["--timeout", "60"]);
-    client.send(GET);
-    wait_until("s9s runs", || cluster.runs() == 1);
-    client.responder.kill().unwrap();
-    client.responder.wait().unwrap();
-    wait_until("nothing is left", || cluster.processes().is_empty());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown};
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, requesting, unknown};
 
 const ENTER: &str = "\
 mount --bind /dev/null \"$LOG_FOLDER/null\"
@@ -126,43 +126,52 @@ fn wrong_arguments_are_named() {
 }
 
 #[test]
-fn a_lock_file_that_cannot_be_used_is_named_with_the_reason() {
+fn the_previous_verdict_is_named_also_after_an_edit_of_a_file() {
     let cluster = Cluster::new();
     let log = Log::open(&cluster);
     let node = cluster.leader();
-    fs::create_dir(&node.lock).unwrap();
+    assert_eq!(get(&node, &[]), LEADER);
+    let text = fs::read_to_string(&node.defaults).unwrap();
+    fs::remove_file(&node.defaults).unwrap();
+    assert_eq!(get(&node, &[]), unknown("defaults-missing"));
+    fs::write(&node.defaults, text).unwrap();
     assert_eq!(get(&node, &[]), LEADER);
     let lines = log.lines();
-    assert!(lines[0].starts_with("<27>the check shares nothing: "), "{lines:?}");
-    assert!(lines[1].starts_with("<29>none -> leader: l 1.7.4"), "{lines:?}");
-    assert!(lines[0].contains(node.lock.to_str().unwrap()), "{lines:?}");
-    assert!(lines[0].contains("directory"), "{lines:?}");
-    let with_memory = in_namespaces(&["--mount"], "mkdir /dev/shm; exec \"$@\"", &node.command());
-    let mut client = connect(&mut with_log(&cluster, with_memory));
-    client.send(GET);
-    assert_eq!(client.answer(), LEADER);
-    let lines = log.lines();
-    let instead = "<27>verdicts are cached in /dev/shm instead: lock file ";
-    assert!(lines[1].starts_with(instead), "{lines:?}");
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(
+        lines[1].starts_with("<28>leader -> unknown defaults-missing: "),
+        "{lines:?}"
+    );
+    assert!(
+        lines[2].starts_with("<29>unknown defaults-missing -> leader: "),
+        "{lines:?}"
+    );
 }
 
 #[test]
-fn a_missing_folder_of_the_lock_file_is_named() {
+fn of_many_checks_that_notice_a_change_one_logs_it() {
     let cluster = Cluster::new();
     let log = Log::open(&cluster);
-    let node = Node {
-        lock: cluster.folder.join("no-such/folder/lock"),
-        ..cluster.leader()
-    };
-    assert_eq!(get(&node, &[]), LEADER);
-    let lines = log.lines();
-    assert!(lines[0].starts_with("<27>the check shares nothing: "), "{lines:?}");
-    assert!(lines[1].starts_with("<29>none -> leader: l 1.7.4"), "{lines:?}");
-    assert!(
-        lines[0].contains("no-such/folder/lock: its folder cannot be made: "),
-        "{lines:?}"
-    );
-    assert!(lines[0].contains("No such file or directory"), "{lines:?}");
+    let node = cluster.leader();
+    let file = cluster.folder.join("maintenance");
+    let arguments = ["--maintenance", file.to_str().unwrap()];
+    for round in 0..5 {
+        for (is_there, answer) in [(false, LEADER.to_string()), (true, unknown("maintenance"))] {
+            if is_there {
+                fs::write(&file, "").unwrap();
+            }
+            let clients: Vec<_> = (0..20)
+                .map(|_| requesting(&mut logging(&node, &arguments), GET))
+                .collect();
+            for client in clients {
+                assert_eq!(client.answer(), answer);
+            }
+            // If they all left it to each other, the next one logs it.
+            assert_eq!(get(&node, &arguments), answer);
+            assert_eq!(log.lines().len(), 1, "{round} {answer}");
+        }
+        fs::remove_file(&file).unwrap();
+    }
 }
 
 #[test]
@@ -170,12 +179,27 @@ fn a_lock_that_is_not_free_in_time_is_named() {
     let cluster = Cluster::new();
     let log = Log::open(&cluster);
     let node = cluster.leader();
-    let _held = node.hold_the_lock();
-    assert_eq!(get(&node, &["--timeout", "1.5"]), unknown("lock-timeout"));
+    assert_eq!(get(&node, &[]), LEADER);
+    log.lines();
+    let held = node.hold_the_lock();
+    for _ in 0..2 {
+        assert_eq!(
+            get(&node, &["--timeout", "1.5", "--max-age", "0"]),
+            unknown("lock-timeout")
+        );
+    }
     let lines = log.lines();
-    assert_eq!(lines.len(), 1);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let doing = "<28>leader -> unknown lock-timeout: no answer in time: still waiting for the lock on ";
     assert!(
-        lines[0].starts_with("<27>lock-timeout: ") && lines[0].contains(node.lock.to_str().unwrap()),
+        lines[0].starts_with(doing) && lines[0].contains(node.lock.to_str().unwrap()),
+        "{lines:?}"
+    );
+    drop(held);
+    assert_eq!(get(&node, &["--max-age", "0"]), LEADER);
+    let lines = log.lines();
+    assert!(
+        lines[0].starts_with("<29>unknown lock-timeout -> leader: "),
         "{lines:?}"
     );
 }

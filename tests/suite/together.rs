@@ -1,68 +1,14 @@
 //! Many checks at once: one run of s9s, whatever the lock file is, and nobody in anybody's way.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::fs;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{
-    Client, Cluster, GET, LEADER, Node, connect, in_namespaces, once_in_a_while, requesting, unknown, wait_until,
-    wait_until_all_but_one_wait, waits_for_a_lock,
+    Client, Cluster, GET, LEADER, once_in_a_while, requesting, unknown, wait_until, wait_until_all_but_one_wait,
+    waits_for_a_lock,
 };
-
-/// This many checks at the same moment, on a node that leads. One of them runs s9s.
-fn at_once(cluster: &Cluster, checks: usize, connect: impl Fn(&[&str]) -> Client) {
-    cluster.behaves("gate");
-    let mut clients: Vec<_> = (0..checks).map(|_| connect(&["--max-age", "0"])).collect();
-    for client in &mut clients {
-        client.send(GET);
-    }
-    wait_until_all_but_one_wait(&clients);
-    cluster.open_gate();
-    for client in clients {
-        assert_eq!(client.answer(), LEADER);
-    }
-}
-
-#[test]
-fn without_a_usable_lock_file_many_checks_at_once_are_one_run() {
-    let cluster = Cluster::new();
-    let node = Node {
-        lock: cluster.folder.join("no-such/folder/lock"),
-        ..cluster.leader()
-    };
-    at_once(&cluster, 40, |arguments| node.connect_in_own_memory(arguments));
-    assert_eq!(cluster.runs(), 1);
-}
-
-#[test]
-fn where_no_entry_can_be_written_beside_the_lock_file_many_checks_are_one_run_all_the_same() {
-    let cluster = Cluster::new();
-    let node = cluster.leader();
-    fs::write(&node.lock, "").unwrap();
-    fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
-    // A folder takes the place of the draft, because root may write everywhere else.
-    let name = node.lock.file_name().unwrap().to_str().unwrap().to_string();
-    assert_eq!(node.get(&["--max-age", "0"]), LEADER);
-    let entries = fs::read_dir(cluster.folder.path())
-        .unwrap()
-        .map(|file| file.unwrap().path());
-    let entry = entries.into_iter().find(|path| path.is_symlink()).unwrap();
-    assert!(entry.file_name().unwrap().to_str().unwrap().starts_with(&name));
-    fs::create_dir(format!("{}.new", entry.display())).unwrap();
-    // An entry of a boot that lasted longer stays there, and must not hide the new one.
-    let text = fs::read_link(&entry).unwrap().to_str().unwrap().to_string();
-    let mut words: Vec<&str> = text.split(' ').collect();
-    words[2] = "00000000-0000-0000-0000-000000000000";
-    words[3] = "999999999999999";
-    fs::remove_file(&entry).unwrap();
-    symlink(words.join(" "), &entry).unwrap();
-    let runs = cluster.runs();
-    at_once(&cluster, 40, |arguments| node.connect_in_own_memory(arguments));
-    assert_eq!(node.get_in_own_memory(&["--max-age", "60"]), LEADER);
-    assert_eq!(cluster.runs(), runs + 1);
-}
 
 #[test]
 fn clients_that_send_nothing_take_no_run_from_those_that_do() {
@@ -92,84 +38,40 @@ fn clients_that_send_nothing_take_no_run_from_those_that_do() {
 }
 
 #[test]
-fn a_timeout_of_a_check_that_waited_for_the_lock_is_not_shared() {
-    let cluster = Cluster::new();
-    let node = cluster.leader();
-    let lock = node.hold_the_lock();
-    let options = ["--timeout", "6", "--max-age", "60"];
-    let mut client = node.connect(&options);
-    client.send(GET);
-    cluster.behaves("hang");
-    // A third of its time.
-    thread::sleep(Duration::from_secs(2));
-    drop(lock);
-    assert_eq!(client.answer(), unknown("s9s-timeout"));
-    cluster.behaves("list");
-    assert_eq!(node.get(&options), LEADER);
-}
-
-#[test]
-fn a_failure_that_has_nothing_to_do_with_time_is_shared_by_a_check_that_waited() {
-    let cluster = Cluster::new();
-    let node = cluster.leader();
-    let lock = node.hold_the_lock();
-    let clients: Vec<_> = (0..20)
-        .map(|_| requesting(node.command().args(["--timeout", "8"]), GET))
-        .collect();
-    cluster.behaves("connection-refused");
-    wait_until("they wait", || {
-        clients.iter().all(|client| waits_for_a_lock(client.responder.id()))
-    });
-    // So long that a timeout would not be shared any more.
-    thread::sleep(Duration::from_millis(2200));
-    drop(lock);
-    for client in clients {
-        assert_eq!(client.answer(), unknown("s9s-no-connection"));
-    }
-    assert_eq!(cluster.runs(), 1);
-}
-
-#[test]
-fn the_folder_of_the_lock_file_is_made_for_its_user_alone() {
-    let cluster = Cluster::new();
-    let folder = cluster.folder.join("run");
-    let node = Node {
-        lock: folder.join("lock"),
-        ..cluster.leader()
-    };
-    assert_eq!(node.answer(&[]), LEADER);
-    assert!(
-        !folder.exists(),
-        "a check by hand must not make the folder of the service"
-    );
-    assert_eq!(cluster.runs(), 1);
-    at_once(&cluster, 10, |arguments| node.connect(arguments));
-    assert_eq!(cluster.runs(), 2);
-    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o7777, 0o700);
-}
-
-#[test]
-fn without_a_boot_id_only_those_who_waited_share() {
+fn where_no_entry_can_be_written_the_checks_take_turns() {
     let cluster = Cluster::new();
     cluster.behaves("gate");
     let node = cluster.leader();
-    let start = || {
-        let mut command = node.command();
-        command.args(["--max-age", "60"]);
-        let script = "mount --bind /dev/null /proc/sys/kernel/random/boot_id; exec \"$@\"";
-        let mut client = connect(&mut in_namespaces(&["--mount"], script, &command));
-        client.send(GET);
-        client
-    };
-    let clients = [start(), start(), start()];
+    // A folder takes the place of the draft, because root may write everywhere else.
+    fs::create_dir(format!("{}.verdict.new", node.lock.display())).unwrap();
+    let clients: Vec<_> = (0..4)
+        .map(|_| requesting(node.command().args(["--max-age", "0", "--timeout", "60"]), GET))
+        .collect();
     wait_until_all_but_one_wait(&clients);
+    assert_eq!(cluster.runs(), 1);
     cluster.open_gate();
     for client in clients {
         assert_eq!(client.answer(), LEADER);
     }
+    assert_eq!(cluster.runs(), 4);
+}
+
+#[test]
+fn a_check_that_waited_too_long_leaves_s9s_to_one_that_has_more_time() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let lock = node.hold_the_lock();
+    let start = || requesting(node.command().args(["--max-age", "0", "--timeout", "6"]), GET);
+    let late = start();
+    wait_until("it waits", || waits_for_a_lock(late.responder.id()));
+    // A sixth of its time, and more.
+    thread::sleep(Duration::from_millis(1100));
+    let early = start();
+    wait_until("both wait", || waits_for_a_lock(early.responder.id()));
+    drop(lock);
+    assert_eq!(late.answer(), unknown("lock-timeout"));
+    assert_eq!(early.answer(), LEADER);
     assert_eq!(cluster.runs(), 1);
-    assert_eq!(start().answer(), LEADER);
-    assert_eq!(cluster.runs(), 2, "an old entry was believed");
 }
 
 #[test]
@@ -177,7 +79,7 @@ fn a_person_who_looks_is_in_no_checks_way() {
     let cluster = Cluster::new();
     let node = cluster.leader();
     cluster.behaves("gate");
-    let looks: Vec<_> = [&["--explain"][..], &["--explain"], &[]]
+    let looks: Vec<_> = [&["--explain"][..], &[], &[]]
         .map(|arguments| node.command().args(arguments).stdout(Stdio::null()).spawn().unwrap())
         .into();
     wait_until("they look", || cluster.runs() == 3);
