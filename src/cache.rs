@@ -189,7 +189,7 @@ pub fn open(path: &Path, create: bool) -> Result<File> {
         make_folder(folder).context("its folder cannot be made")?;
     }
     let owner = folder.metadata().context("its folder cannot be examined")?.uid();
-    // Its owner could exchange the lock file at any moment.
+    // The owner of the folder could exchange the lock file at any moment.
     ensure!(
         me.is_root() || owner == me.as_raw() || owner == 0,
         "its folder belongs to user {owner} and this check runs as user {me}; run it as that user"
@@ -222,7 +222,7 @@ pub fn open(path: &Path, create: bool) -> Result<File> {
         "it belongs to user {owner} and this check runs as user {me}; run it as that user"
     );
     let mode = meta.mode() & 0o7777;
-    // Whoever may read it may lock it, for as long as they like.
+    // Everybody who can read it can lock it, for as long as they like.
     ensure!(mode & 0o066 == 0, "other users can open it (mode {mode:04o})");
     Ok(file)
 }

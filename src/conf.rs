@@ -11,8 +11,8 @@ use nix::unistd::{AccessFlags, Uid, access};
 
 use crate::machine::{home_of, identity, is_missing, read_file, variable};
 
-/// The home folder that s9s uses, and where that is from. A HOME that this user may not enter is somebody
-/// else's, handed on by the program that started xinetd.
+/// The home folder that s9s uses, and where that is from. If this user cannot enter HOME, it belongs to somebody
+/// else and was handed on by the program that started xinetd.
 pub fn home() -> Option<(OsString, &'static str)> {
     let given = variable("HOME").filter(|home| access(Path::new(home), AccessFlags::X_OK).is_ok());
     let own = || Some((home_of(Uid::effective())?, "/etc/passwd"));
@@ -56,7 +56,7 @@ pub fn digest(boot: &str) -> u32 {
 pub fn describe() -> Vec<String> {
     let home = match home() {
         Some((home, origin)) => format!("home {} (from {origin})", home.display()),
-        None => "no home: neither HOME nor /etc/passwd names one that this user may enter".to_string(),
+        None => "no home: /etc/passwd names none, and HOME names none that this user can enter".to_string(),
     };
     let file = |path: PathBuf| {
         let says = match read_file(&path) {

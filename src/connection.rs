@@ -101,7 +101,7 @@ impl Connection {
                 Ok(count) => rest = &rest[count..],
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) if !deadline.has_passed() => wait_for(PollFlags::POLLOUT, deadline),
-                // If a client does not wait for its answer, that is no fault of the check.
+                // The client did not wait for its answer. The check did nothing wrong.
                 Err(Errno::EPIPE | Errno::ECONNRESET) => return,
                 Err(errno) => return log::fault(&format!("the answer could not be sent: {errno}")),
             }
@@ -134,9 +134,9 @@ impl Connection {
     }
 }
 
-/// Whether standard input, a socket that does not listen, is a client's. Programs also use sockets
-/// among themselves: Node's `execFile` gives a child three pairs of them. So a local socket counts as
-/// a client's only if it is standard output as well, as a super-server makes it.
+/// Whether standard input, a socket that does not listen, is the connection of a client. Programs also use
+/// sockets among themselves. For example, Node's `execFile` gives a child three pairs of them. So a local socket
+/// counts as a connection only if it is standard output, too, as a super-server makes it.
 fn is_client(output_is_the_same: bool) -> bool {
     match getsockname::<SockaddrStorage>(STDIN_FILENO)
         .ok()
@@ -155,7 +155,7 @@ fn accept_client() {
          set \"wait = no\" in xinetd's service file, \"Accept=yes\" in systemd's socket unit",
     );
     wait_for(PollFlags::POLLIN, Moment::now() + ACCEPTING);
-    // The client may have gone: wait for no other.
+    // The client may have gone. Do not wait for another one.
     let _ = fcntl(standard(STDIN_FILENO), FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
     if let Ok(client) = accept(STDIN_FILENO) {
         // SAFETY: accept(2) has just made it, and nobody else has it.

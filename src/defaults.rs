@@ -18,7 +18,7 @@ pub enum BindAddress {
     Address(IpAddr),
     /// `0.0.0.0` or `::`: every address of this machine's interfaces.
     Wildcard,
-    /// A loopback address: the same on every node, so it names none.
+    /// A loopback address. It is the same on every node, so it does not name one.
     Loopback(IpAddr),
     /// Anything else: a host name, in whatever bytes the file has.
     Name(Vec<u8>),

@@ -1,4 +1,4 @@
-//! A cache entry: a verdict, since when it is known, and whether s9s may be run again.
+//! A cache entry: a verdict, since when it is known, and when s9s can be run again.
 //!
 //! The format is one line, `cmonhachk5 KEY FROM SPAN/REFUSED/CREDENTIALS PID/START VERDICT`: the cache key in
 //! 16 hexadecimal digits, the start of the run of s9s in microseconds since boot, the [`Pause`] and the
@@ -20,7 +20,7 @@ pub struct Entry {
     pub key: u64,
     /// When the run of s9s began: the information is as old as that.
     pub from: Moment,
-    /// Whether s9s may be run again.
+    /// When s9s can be run again.
     pub pause: Pause,
     /// The verdict.
     pub verdict: Verdict,

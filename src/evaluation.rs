@@ -12,7 +12,7 @@ use crate::verdict::{Outcome, Role, Standing};
 
 /// Finds this node in the list, and the role that the list gives it.
 ///
-/// A row is this node's if it matches any of `entries`. A wildcard among them stands for `interfaces`, this
+/// A row is a row of this node if it matches any of `entries`. A wildcard among them stands for `interfaces`, this
 /// machine's addresses.
 ///
 /// # Errors

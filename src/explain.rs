@@ -33,13 +33,15 @@ const SERVICE_USER: &str = "cmonhachk";
 const MAX_LINE: usize = 300;
 const MAX_LINES: usize = 40;
 
+const LEADER: Verdict = Verdict::Known(Role::Leader);
+
 fn say(line: &str) {
     print(format!("{}\n", clean(line, MAX_LINE)).as_bytes());
 }
 
 /// Makes a check of its own, and tells its way. Returns its verdict.
 pub fn explain(options: &Options, deadline: Moment, guard: &Guard) -> Verdict {
-    let service = service(options, guard);
+    let (told, is_recent) = service(options, guard);
     say("Who this node is");
     match options.node {
         Some(_) => say("  --node:"),
@@ -72,11 +74,14 @@ pub fn explain(options: &Options, deadline: Moment, guard: &Guard) -> Verdict {
         Verdict::Unknown(_) => say(&format!("  {evidence}")),
     }
     say(&format!("  verdict: {}", verdict.words()));
-    say(match service {
-        Some(Verdict::Known(Role::Leader)) => "  HAProxy is told 200: users are sent to this node.",
-        Some(_) => "  HAProxy is told 503: no users are sent to this node.",
-        None => "  The service was not asked just now: curl -i http://127.0.0.1:9201/ shows what HAProxy is told.",
-    });
+    // What is not published, such as a maintenance, has no age; this check has just found the same.
+    say(
+        match told.filter(|told| is_recent || (*told == verdict && verdict != LEADER)) {
+            Some(LEADER) => "  HAProxy is told 200: users are sent to this node.",
+            Some(_) => "  HAProxy is told 503: no users are sent to this node.",
+            None => "  The service was not asked just now: curl -i http://127.0.0.1:9201/ shows what HAProxy is told.",
+        },
+    );
     if let Verdict::Unknown(reason) = verdict {
         advise(reason);
     }
@@ -97,13 +102,13 @@ fn advise(reason: Reason) {
     say(&format!("  {}", reason.advice()));
 }
 
-/// Tells what the service has cached. Returns what it answers now, if that is known.
-fn service(options: &Options, guard: &Guard) -> Option<Verdict> {
+/// Tells what the service has cached. Returns what it answered last, and whether that was just now.
+fn service(options: &Options, guard: &Guard) -> (Option<Verdict>, bool) {
     let lock_file = &options.lock_file;
     guard.enter("reading the verdict beside", lock_file);
     say("What the service answers");
     say(&format!("  lock file {}", lock_file.display()));
-    // Root may believe the files of the user that the folder belongs to.
+    // Root can believe the files of the user that the folder belongs to.
     let owner = fs::metadata(cache::folder(lock_file))
         .ok()
         .map(|folder| Uid::from_raw(folder.uid()));
@@ -145,7 +150,7 @@ fn service(options: &Options, guard: &Guard) -> Option<Verdict> {
             "  cannot check whether the maintenance file {file} exists: {error}"
         ));
     }
-    told.filter(|told| is_recent || matches!(told, Verdict::Unknown(_)))
+    (told, is_recent)
 }
 
 fn tell_inputs() {

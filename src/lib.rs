@@ -27,13 +27,15 @@
 //! | [`request`] | What does the client ask for? |
 //! | [`serve`], [`by_hand`] | In which order, for a client and for a person? |
 //! | [`check`] | How does a check come to its verdict, and what does it publish? |
-//! | [`key`], [`entry`], [`cache`] | Which checks may share a verdict, how is it written, and for how long? |
+//! | [`pause`] | When must s9s not be run again? |
+//! | [`key`], [`entry`], [`cache`] | Which checks can share a verdict, how is it written, and for how long? |
 //! | [`defaults`], [`settings`] | Who is this node; what do shell-style files say, and what can only a shell tell? |
 //! | [`s9s`], [`conf`] | How is s9s run, what does each way to end mean, what does it read? |
-//! | [`process`] | How is a program run so that no process of it is left? |
+//! | [`process`] | How is a program run for a limited time, and killed with its process group? |
 //! | [`list`], [`evaluation`] | What does the list say, and what does it say about this node? |
 //! | [`verdict`], [`reason`] | In which words is the result given? |
 //! | [`answer`], [`log`], [`explain`] | What do the client, syslog and a person read? |
+//! | [`told`] | What were the clients told last, and is that a change? |
 //! | [`guard`], [`moment`] | What if something blocks? How much time is left? |
 //! | [`options`], [`machine`] | What did the operator ask for? What does the machine say of itself? |
 //!
@@ -46,7 +48,14 @@
 //! 2. **One answer.** Either the guard or the check gives it, never both, even after a panic.
 //! 3. **In time.** Nothing that can block runs before the guard is armed. The guard answers at most 200 ms
 //!    after the deadline if the check has not.
-//! 4. **Nothing left.** No process and no lock is left, and no file that disturbs the next check.
+//! 4. **Nothing left.** No process in the group of s9s and no lock is left, and no file that disturbs the next
+//!    check.
+//!
+//! # Why the state is in files
+//!
+//! A check is a process that answers once, so a hang, a leak or a crash ends with it. The checks share no more
+//! than a lock, which the kernel frees when its holder ends, and two links beside it: the last verdict of s9s,
+//! and what clients were told last. Each can be deleted at any moment.
 //!
 //! # Where a change belongs
 //!

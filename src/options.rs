@@ -17,21 +17,27 @@ pub const SETTINGS: &str = "/etc/default/cmonhachk";
 /// The longest time that an option can set, in seconds.
 const LONGEST: f64 = 3600.0;
 
+const ABOUT: &str = "\
+Answers a health check: is this node's ClusterControl controller the leader?
+
+What does this node answer, and why? As root:
+  runuser -u cmonhachk -- env -i /usr/sbin/cmonhachk --explain";
+
 const AFTER_HELP: &str = "\
-Each option can be set by its variable as well, in the environment or as a line NAME=VALUE of
+Each option can also be set by its variable, in the environment or as a line NAME=VALUE of
 /etc/default/cmonhachk. An option outranks its variable, and the environment outranks the file.
 
-Started by xinetd or systemd with a connection as standard input, it reads the request and answers
-it: 200 for the leader, 503 for a follower or an unknown state. The path /health is 200 for a
-follower, too, and HAProxy's agent check sends the line 'agent'. Started by hand, it prints the same
-answer and exits 0 for the leader, 1 for a follower, 2 for an unknown state.
+If xinetd or systemd starts it with a connection as standard input, it reads the request and answers:
+200 for the leader, 503 for a follower or if the role is unknown. The path /health is 200 for a
+follower, too, and HAProxy's agent check sends the line 'agent'. By hand, it prints the answer and
+exits with 0 for the leader, 1 for a follower, 2 if the role is unknown.
 
 For ClusterControl 1.9.6 to 2.3.x with CMON HA. In a Controller Pool (2.3.4 and later) no controller
-leads: the answer is 503 with the reason controller-pool.";
+leads, so the answer is 503 with the reason controller-pool.";
 
-/// Answers a health check: is this node's ClusterControl controller the leader?
+/// What the operator asked for.
 #[derive(Debug, Parser)]
-#[command(version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(version, about = ABOUT, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Options {
     /// The file with RPC_BIND_ADDRESSES
     #[arg(
@@ -42,7 +48,7 @@ pub struct Options {
     )]
     pub cmon_defaults: PathBuf,
 
-    /// This node's address or name as in the list; replaces RPC_BIND_ADDRESSES
+    /// This node's address or name as in the list, instead of RPC_BIND_ADDRESSES
     #[arg(long, value_name = "NODE", env = "CMONHACHK_NODE", value_parser = NonEmptyStringValueParser::new())]
     pub node: Option<String>,
 
@@ -59,7 +65,7 @@ pub struct Options {
     )]
     pub lock_file: PathBuf,
 
-    /// Time limit of the whole check, with the wait for the lock; fractions allowed
+    /// Time limit of the whole check, with the wait for the lock, for example 2.5
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_TIMEOUT", default_value = "1.5", value_parser = timeout)]
     pub timeout: Duration,
 
@@ -67,7 +73,7 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_MAX_AGE", default_value = "1", value_parser = seconds)]
     pub max_age: Duration,
 
-    /// After a refused login, s9s is not run again for a while, at most this long; 0 turns this off
+    /// The longest pause of s9s after a failed login. With 0 there is none
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_BACKOFF", default_value = "300", value_parser = seconds)]
     pub backoff: Duration,
 
@@ -80,7 +86,7 @@ pub struct Options {
     )]
     pub maintenance: PathBuf,
 
-    /// For a person: print step by step what is read, run, matched and concluded
+    /// For a person: print what the service answers, and each step of a new check
     #[arg(long)]
     pub explain: bool,
 }

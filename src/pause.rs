@@ -15,7 +15,7 @@ const REFUSED: Duration = Duration::from_secs(30);
 /// The first pause after a login that failed for another cause, such as a database that restarts.
 const FAILED: Duration = Duration::from_secs(2);
 
-/// Whether s9s may be run again, after a run that ended with some verdict.
+/// When s9s can be run again, after a run that ended with some verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pause {
     /// How long s9s is not run again, from the start of the run.

@@ -155,7 +155,7 @@ fn collect(streams: &mut [Stream; 2], pid: Pid, exits: &SignalFd, deadline: Mome
         ready.push(PollFd::new(exits.as_fd(), PollFlags::POLLIN));
         let _ = poll(&mut ready, deadline.poll_timeout());
         let _ = exits.read_signal();
-        // Perhaps only a child of the program that lost its parent has exited. Nothing is reaped here.
+        // Perhaps another child has exited, one that the program left behind. Nothing is reaped here.
         let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         if !matches!(waitid(Id::Pid(pid), peek), Ok(WaitStatus::StillAlive)) {
             return None;

@@ -63,7 +63,10 @@ fn the_manual_page_has_every_option_with_its_variable_default_and_meaning_as_hel
         let (usage, rest) = line.split_once("  ").unwrap();
         let usage = usage.replacen("--", "Fl -", 1).replace('<', "Ar ").replace('>', "");
         let mut brackets = rest.split(" [");
-        let start = format!("{usage} {}. Variable .Ev ", brackets.next().unwrap().trim());
+        let mut start = format!("{usage} {}.", brackets.next().unwrap().trim());
+        if rest.contains(" [env: ") {
+            start += " Variable .Ev ";
+        }
         let at = documented.iter().position(|entry| entry.starts_with(&start));
         let entry = documented.remove(at.unwrap_or_else(|| panic!("not in deploy/man/cmonhachk.8: {start}")));
         for bracket in brackets {

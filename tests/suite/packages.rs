@@ -33,6 +33,8 @@ pub fn commands(start: &str) -> String {
     ] {
         let text = fs::read_to_string(project().join(document)).unwrap();
         let text = text.replace("\\-", "-").replace("\\e", "\\");
+        // A command that goes on in the next line.
+        let text = text.replace(" \\\n.Dl \"   \" ", " ");
         let first = format!("{mark}{start}");
         let lines = text.lines().skip_while(|line| !line.starts_with(&first));
         let block: Vec<&str> = lines.map_while(|line| line.strip_prefix(mark)).collect();
@@ -116,7 +118,7 @@ fn xinetd_takes_the_port_over_and_gives_it_back_without_a_restart() {
         let xinetd = node.run("pgrep --exact xinetd");
         hands_over(&node, suite, || {
             let said = node.install(XINETD_DEB);
-            assert!(!said.contains("nobody answers"), "{said}");
+            assert!(!said.contains("does not answer"), "{said}");
         });
         assert_eq!(node.serves(), SERVED_BY_XINETD, "{suite}");
 
@@ -142,7 +144,7 @@ fn xinetd_takes_the_port_over_and_gives_it_back_without_a_restart() {
 
         node.run("invoke-rc.d xinetd stop");
         let said = node.install(&format!("--reinstall {XINETD_DEB}"));
-        let cause = "cmonhachk-xinetd: nobody answers yet, for xinetd does not run: systemctl enable xinetd; systemctl start xinetd\n";
+        let cause = "cmonhachk-xinetd: the check does not answer yet, because xinetd does not run. Run: systemctl enable xinetd; systemctl start xinetd\n";
         assert!(said.contains(cause), "{said}");
         node.run("systemctl enable xinetd; systemctl start xinetd");
         node.leads();
@@ -161,11 +163,11 @@ fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwis
         node.write(SERVICE, &own_service());
         let tells = |cause: &str| {
             let said = node.install(DEB);
-            let warning = format!("cmonhachk: nobody answers yet{cause}");
+            let warning = format!("cmonhachk: the check does not answer yet, because {cause}");
             assert!(said.contains(&warning), "{said}");
             node.run("apt-get purge -qq -y cmonhachk; systemctl reset-failed");
         };
-        let not_running = ", for xinetd does not run: install or start it, or remove ";
+        let not_running = "xinetd does not run. Install or start xinetd, or remove ";
         tells(not_running);
         node.install("xinetd");
         node.run("systemctl stop xinetd");
@@ -175,7 +177,7 @@ fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwis
             "echo cmonhachk 9201/tcp >>/etc/services; mv {SERVICE} /etc/xinetd.d/other; invoke-rc.d xinetd reload"
         ));
         node.leads();
-        tells(", for cmonhachk.socket could not start");
+        tells("cmonhachk.socket could not start");
         node.run(&format!("mv /etc/xinetd.d/other {SERVICE}; invoke-rc.d xinetd reload"));
         node.leads();
         let is_left_alone = |after: &str| {
@@ -184,7 +186,10 @@ fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwis
         };
         loses_nothing(&node, suite, || {
             let said = node.install(DEB);
-            assert!(said.contains(&format!("port 9201 is xinetd's, by {SERVICE}")), "{said}");
+            assert!(
+                said.contains(&format!("xinetd has port 9201, because of {SERVICE}")),
+                "{said}"
+            );
             is_left_alone("installation");
             // A boot does the same.
             node.run("systemctl start sockets.target cmonhachk.socket");

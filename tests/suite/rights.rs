@@ -1,5 +1,7 @@
 //! The deployed check has its own user and no other rights, under xinetd, from the packages.
 
+use cmonhachk::reason::Reason;
+
 use crate::cluster::{LEADER, unknown, wait_until};
 use crate::node::{DEB, Node, XINETD_DEB};
 use crate::packages::commands;
@@ -32,20 +34,19 @@ fn the_check_and_s9s_run_as_a_user_of_their_own_and_share_their_verdicts() {
     node.run("curl --silent --parallel --parallel-max 100 --output /dev/null 'http://127.0.0.1:9201/[1-100]'");
     assert!(runs() - before < 20, "100 checks at once took {} runs", runs() - before);
 
-    // If the folder is missing, the verdicts are shared in /dev/shm.
-    node.write("/etc/default/cmonhachk", "CMONHACHK_TIMEOUT=15\nCMONHACHK_MAX_AGE=60\n");
+    // The service may not make the folder; the advice says what to type.
     node.run("rm -r /run/cmonhachk");
     let before = runs();
-    for _ in 0..5 {
-        assert_eq!(node.systemd.curl(), LEADER);
-    }
-    assert!(runs() - before <= 1);
-    node.write("/etc/default/cmonhachk", "CMONHACHK_TIMEOUT=15\n");
-    node.run("systemd-tmpfiles --create cmonhachk.conf");
-    wait_until("the lock file is there again", || {
-        node.systemd.curl() == LEADER && node.has(LOCK)
-    });
-    assert_eq!(node.run(&rights), "600 cmonhachk cmonhachk\n700 cmonhachk cmonhachk\n");
+    assert_eq!(node.systemd.curl(), unknown("lock-unusable"));
+    assert_eq!(runs(), before);
+    let text = String::from_utf8(node.systemd.output(&commands("runuser -u cmonhachk")).stdout).unwrap();
+    assert!(
+        text.contains("  not there; the service's first check makes it, if it may\n"),
+        "{text}"
+    );
+    let advice = Reason::LockUnusable.advice().split('`').nth(1).unwrap();
+    node.run(advice);
+    assert_eq!(node.systemd.curl(), LEADER);
 }
 
 #[test]
@@ -73,12 +74,15 @@ fn a_check_by_hand_is_the_services_as_its_user_and_in_nobodys_way_as_root() {
     let node = node();
     let text = node.run(&commands("runuser -u cmonhachk"));
     assert!(
-        text.contains("verdict: leader\n") && !text.contains("not used"),
+        text.contains("verdict: leader\n") && text.contains("HAProxy is told 200: "),
         "{text}"
     );
     node.run("cp -r /var/lib/cmonhachk/.s9s /root");
     let text = node.run("cmonhachk --explain");
-    assert!(text.contains("not used: its folder belongs to user"), "{text}");
+    assert!(
+        text.contains("  cached: leader, ") && text.contains("told last: leader\n"),
+        "{text}"
+    );
     // A check by root makes no lock file, even if it is the first check.
     node.run(&format!("rm {LOCK}*; cmonhachk --explain"));
     assert!(!node.has(LOCK));

@@ -5,6 +5,9 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io::Write;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -75,11 +78,16 @@ fn forbid_silent_clocks(pid: Pid) {
     }
 }
 
-/// The clocks that a check asks or waits on, by name.
+/// The clocks that a check asks or waits on for a client, by name.
 fn clocks(command: &mut Command) -> BTreeSet<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.write_all(GET).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let socket: OwnedFd = listener.accept().unwrap().0.into();
     // SAFETY: one system call.
     unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+    let child = command.stdin(socket).stdout(Stdio::null()).spawn();
     let pid = Pid::from_raw(child.unwrap().id().cast_signed());
     assert!(matches!(waitpid(pid, None), Ok(WaitStatus::Stopped(..))));
     ptrace::setoptions(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD).unwrap();

@@ -32,6 +32,10 @@ use crate::pauses::Pauses;
 use crate::scale::amount;
 
 const CLIENTS: usize = 16;
+/// How often the punctual clients come, whatever became of the one before: as three HAProxies do.
+const PERIOD: Duration = Duration::from_millis(42);
+/// How long after the end of all faults every answer is right again.
+const RECOVERY: Duration = Duration::from_secs(4);
 const TIMEOUT: Duration = Duration::from_millis(1500);
 const MAX_AGE: Duration = Duration::from_millis(300);
 /// What a busy machine may add to the time of an answer.
@@ -92,14 +96,26 @@ fn whatever_goes_wrong_every_connection_gets_one_right_answer() {
     chaos.end();
 
     let (over, number, outcomes) = (AtomicBool::new(false), AtomicU32::new(0), Mutex::new(Vec::new()));
-    thread::scope(|scope| {
+    let client = |manner: fn(&mut Dice) -> Manner| {
+        let number = number.fetch_add(1, Ordering::Relaxed);
+        let from = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 192, 0, 1)) + number);
+        let manner = manner(&mut Dice(seed ^ (u64::from(number) << 32)));
+        converse(from, machine.address, manner)
+    };
+    let well = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                scope.spawn(|| {
+                    let outcome = client(Manner::punctual);
+                    outcomes.lock().unwrap().push(outcome);
+                });
+                thread::sleep(PERIOD);
+            }
+        });
         for _ in 0..CLIENTS {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    let number = number.fetch_add(1, Ordering::Relaxed);
-                    let from = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 192, 0, 1)) + number);
-                    let manner = Manner::random(&mut Dice(seed ^ (u64::from(number) << 32)));
-                    let outcome = converse(from, machine.address, manner);
+                    let outcome = client(Manner::random);
                     if !outcome.got.as_ref().is_ok_and(|got| !got.is_empty()) {
                         // Otherwise it would be refused thousands of times a second.
                         thread::sleep(Duration::from_millis(20));
@@ -116,11 +132,19 @@ fn whatever_goes_wrong_every_connection_gets_one_right_answer() {
             chaos.event();
         }
         chaos.end();
+        // A queue at the lock would last as long as clients come.
+        cluster.behaves("slow 0.4");
+        let well = Instant::now();
+        thread::sleep(RECOVERY * 2);
+        well
     });
     let outcomes = outcomes.into_inner().unwrap();
+    cluster.behaves("list");
 
     // Afterwards everything works as before.
-    wait_until("no check is left", || cluster.processes().is_empty());
+    let is_check =
+        |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program.ends_with("cmonhachk"));
+    wait_until("no check is left", || !cluster.processes().into_iter().any(is_check));
     let is_told = |answer| receive(&mut ask(machine.address, GET)) == answer;
     thread::sleep(MAX_AGE);
     // A machine that is busy at the wrong moment makes an answer unknown.
@@ -155,8 +179,7 @@ fn whatever_goes_wrong_every_connection_gets_one_right_answer() {
     // The draft of a check that was killed while it published; the next check replaces it.
     cached.retain(|name| !name.ends_with(".new"));
     assert_eq!(cached.remove(0), "lock");
-    let is_entry = |name: &String| name.strip_prefix("lock.").is_some_and(|key| key.len() == 16);
-    assert!(cached.iter().all(is_entry), "{cached:?}");
+    assert_eq!(cached, ["lock.told", "lock.verdict"]);
     assert_eq!(
         files(cluster.folder.path().to_path_buf()),
         [
@@ -178,4 +201,18 @@ fn whatever_goes_wrong_every_connection_gets_one_right_answer() {
     );
 
     judge(&outcomes, &chaos.history, &fates(&machine));
+    let late = outcomes.iter().filter(|outcome| outcome.start > well + RECOVERY);
+    let late: Vec<_> = late.filter(|outcome| outcome.manner.is_punctual()).collect();
+    let is_wrong = |outcome: &&&clients::Outcome| outcome.got.as_deref() != Ok(LEADER.as_bytes());
+    let wrong: Vec<_> = late.iter().filter(is_wrong).collect();
+    for outcome in &wrong {
+        let got = outcome
+            .got
+            .as_ref()
+            .map(|got| String::from_utf8_lossy(got).into_owned());
+        println!("{:?} after the end: {got:?}", outcome.start - well);
+    }
+    let pause = chaos.history.pauses.between(well, Instant::now());
+    let count = (wrong.len(), late.len());
+    assert!(count.1 > 20 && (wrong.is_empty() || !pause.is_zero()), "{count:?}");
 }

@@ -86,7 +86,9 @@ fn dissolves(per_second: u32, seconds: f64, disturbance: Disturbance) -> Result<
         // Its s9s would be killed 1.05 s after the check was started.
         thread::sleep(Duration::from_millis(900));
         if let Some(check) = holder(&cluster) {
-            let signal = |signal| drop(kill(check, signal));
+            let signal = |signal| {
+                let _ = kill(check, signal);
+            };
             match disturbance {
                 Disturbance::Kill => signal(Signal::SIGKILL),
                 Disturbance::Stall => {

@@ -93,7 +93,7 @@ fn a_site_as_the_article_has_it_moves_step_by_step_and_loses_no_user() {
     loses_no_user((VIRTUAL, 81), &|| {
         for node in &site.nodes {
             let said = node.run(&format!("dpkg --install {DEB}"));
-            assert!(said.contains("port 9201 is xinetd's"), "{said}");
+            assert!(said.contains("xinetd has port 9201"), "{said}");
             node.run(&commands("rm /etc/xinetd.d/cmonhachk"));
             let state = "curl --silent --head http://127.0.0.1:9201 | grep Cmonhachk-State";
             wait_until("cmonhachk answers", || !node.run(state).is_empty());

@@ -101,7 +101,7 @@ impl Node {
         network.ip(&format!("link add {name} type veth peer name eth1 netns {pid}"));
         network.ip(&format!("link set {name} master switch up"));
         systemd.run(&format!(
-            "ip addr add 10.0.0.{number}/24 dev eth1; ip addr add fd00::{number}/64 dev eth1 nodad; ip link set eth1 up
+            "ip addr del 10.0.0.101/32 dev lo; ip addr add 10.0.0.{number}/24 dev eth1; ip addr add fd00::{number}/64 dev eth1 nodad; ip link set eth1 up
              sed -i s/10.0.0.101/10.0.0.{number}/ /etc/default/cmon
              rm /etc/systemd/system/cmonhachk*.* /usr/sbin/cmonhachk 2>/dev/null
              systemctl stop cmonhachk.socket; systemctl daemon-reload

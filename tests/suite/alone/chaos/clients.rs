@@ -60,8 +60,23 @@ impl Manner {
             }
             _ => vec![request],
         };
-        let pause = dice.millis(30);
+        let pause = Duration::from_millis(1) + dice.millis(30);
         Manner { parts, pause, then }
+    }
+}
+
+impl Manner {
+    /// HAProxy's, which comes on time.
+    pub fn punctual(_: &mut Dice) -> Manner {
+        Manner {
+            parts: vec![GET.to_vec()],
+            pause: Duration::ZERO,
+            then: Then::Wait,
+        }
+    }
+
+    pub fn is_punctual(&self) -> bool {
+        self.pause.is_zero()
     }
 }
 

@@ -94,8 +94,7 @@ impl Chaos<'_> {
         }
     }
 
-    fn restart_xinetd(&mut self) {
-        let instances = [1500, 1500, 1500, 12][self.dice.below(4)];
+    fn restart_xinetd(&mut self, instances: usize) {
         let before = Instant::now();
         let xinetd = Held::new(self.xinetd.pid).unwrap();
         xinetd.kill();
@@ -124,6 +123,7 @@ impl Chaos<'_> {
                     "list",
                     "list",
                     "slow 0.2",
+                    "slow 0.4",
                     "slow 1",
                     "hang",
                     "crash",
@@ -163,7 +163,8 @@ impl Chaos<'_> {
                 "s9s is killed"
             }
             76..79 => {
-                self.restart_xinetd();
+                let instances = [1500, 1500, 1500, 12][self.dice.below(4)];
+                self.restart_xinetd(instances);
                 "xinetd is killed"
             }
             79..81 => {
@@ -192,7 +193,7 @@ impl Chaos<'_> {
         self.machine.cluster.behaves("list");
         self.install("sim");
         self.disk("fine");
-        self.xinetd.limit(None, None);
+        self.restart_xinetd(1500);
         self.lead(true);
     }
 }
