@@ -5,13 +5,12 @@
 //! the lock, flock(2), when its holder ends, however that happens.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::errno::Errno;
 use nix::fcntl::{self, OFlag};
 use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
 use nix::sys::stat::{Mode, fstat};
@@ -20,20 +19,12 @@ use nix::unistd::Uid;
 use crate::conf;
 use crate::entry::Entry;
 use crate::guard::Guard;
+use crate::key::key;
+use crate::machine::boot_id;
 use crate::moment::Moment;
 use crate::options::Options;
 use crate::reason::{Fault, Reason};
 use crate::verdict::Verdict;
-
-/// What a check asks of the cache.
-pub struct Query<'a> {
-    /// The lock file, and how long entries and pauses count.
-    pub options: &'a Options,
-    /// What decides the verdict.
-    pub key: u64,
-    /// The boot id.
-    pub boot: String,
-}
 
 /// What a check gets from the cache.
 #[derive(Debug)]
@@ -47,73 +38,75 @@ pub enum Turn {
 /// The place for the entry, locked. Dropping it frees the lock.
 #[derive(Debug)]
 pub struct Slot {
+    /// The cache key.
+    pub key: u64,
+    /// The boot id.
+    pub boot: String,
     /// The entry before this one, however old.
     pub before: Option<Entry>,
     path: PathBuf,
     _lock: File,
 }
 
-impl Query<'_> {
-    /// Takes a turn: a usable entry, or the lock. It waits for the lock until `guard` ends the process.
-    ///
-    /// # Errors
-    /// [`Reason::LockUnusable`], with what is wrong with the lock file. [`Reason::LockTimeout`] where too
-    /// little of the time until `deadline` is left: a run of s9s that is cut short says nothing about s9s, and
-    /// the next check may have more time.
-    pub fn turn(&self, deadline: Moment, guard: &Guard) -> Result<Turn, Fault> {
-        let Options {
-            lock_file,
-            max_age,
-            timeout,
-            ..
-        } = self.options;
-        guard.enter("reading the verdict beside", lock_file);
-        let found = entry(lock_file, None);
-        if let Some(verdict) = self.usable(found.as_ref(), *max_age) {
-            return Ok(Turn::Hit(verdict));
-        }
-        let unusable = |error: anyhow::Error| {
-            Reason::LockUnusable.because(error.context(format!("lock file {}", lock_file.display())))
-        };
-        let lock = open(lock_file, true).map_err(unusable)?;
-        guard.enter_wait_for_lock(lock_file);
-        let asked = Moment::now();
-        let locked = lock.lock();
-        locked.map_err(|error| unusable(anyhow!(error).context("it cannot be locked")))?;
-        let waited = asked.age().unwrap_or_default();
-        guard.enter("reading the verdict beside", lock_file);
-        // The previous holder may have published a verdict while this check waited. No run takes longer than
-        // the timeout.
-        let now = entry(lock_file, None);
-        let limit = if now == found { *max_age } else { *timeout };
-        if let Some(verdict) = self.usable(now.as_ref(), limit) {
-            return Ok(Turn::Hit(verdict));
-        }
-        if waited > *timeout / 6 || deadline.left() < *timeout / 2 {
-            let (waited, left) = (waited.as_secs_f64(), deadline.left().as_secs_f64());
-            return Err(Reason::LockTimeout.because(anyhow!(
-                "no verdict after {waited:.2} s for the lock on {}, and with {left:.2} s left s9s is not run",
-                lock_file.display()
-            )));
-        }
-        Ok(Turn::Miss(Slot {
-            before: now,
-            path: beside(lock_file, "verdict"),
-            _lock: lock,
-        }))
+/// Takes a turn: a usable entry, or the lock. It waits for the lock until `guard` ends the process.
+///
+/// # Errors
+/// [`Reason::LockUnusable`], with what is wrong with the lock file. [`Reason::LockTimeout`] where too
+/// little of the time until `deadline` is left: a run of s9s that is cut short says nothing about s9s, and
+/// the next check may have more time.
+pub fn turn(options: &Options, deadline: Moment, guard: &Guard) -> Result<Turn, Fault> {
+    let (lock_file, timeout) = (&options.lock_file, options.timeout);
+    guard.enter("looking at", Path::new("s9s and the defaults file"));
+    let boot = boot_id().map_err(|error| Reason::LockUnusable.because(error))?;
+    let key = key(options, &boot);
+    let usable = |entry: &Option<Entry>, limit| {
+        let entry = entry.as_ref()?;
+        let is_fresh = entry.key == key && entry.from.age().is_some_and(|age| age < limit);
+        (is_fresh || is_paused(entry, &boot, options.backoff)).then_some(entry.verdict)
+    };
+    guard.enter("reading the verdict beside", lock_file);
+    let found = entry(lock_file, None);
+    if let Some(verdict) = usable(&found, options.max_age) {
+        return Ok(Turn::Hit(verdict));
     }
+    let unusable = |error: anyhow::Error| {
+        Reason::LockUnusable.because(error.context(format!("lock file {}", lock_file.display())))
+    };
+    let lock = open(lock_file, true).map_err(unusable)?;
+    guard.enter_wait_for_lock(lock_file);
+    let asked = Moment::now();
+    let locked = lock.lock();
+    locked.map_err(|error| unusable(anyhow!(error).context("it cannot be locked")))?;
+    let waited = asked.age().unwrap_or_default();
+    guard.enter("reading the verdict beside", lock_file);
+    // The previous holder may have published a verdict while this check waited. No run takes longer than
+    // the timeout.
+    let before = entry(lock_file, None);
+    let limit = if before == found { options.max_age } else { timeout };
+    if let Some(verdict) = usable(&before, limit) {
+        return Ok(Turn::Hit(verdict));
+    }
+    if waited > timeout / 6 || deadline.left() < timeout / 2 {
+        let (waited, left) = (waited.as_secs_f64(), deadline.left().as_secs_f64());
+        return Err(Reason::LockTimeout.because(anyhow!(
+            "no verdict after {waited:.2} s for the lock on {}, and with {left:.2} s left s9s is not run",
+            lock_file.display()
+        )));
+    }
+    Ok(Turn::Miss(Slot {
+        key,
+        boot,
+        before,
+        path: beside(lock_file, "verdict"),
+        _lock: lock,
+    }))
+}
 
-    /// The verdict of the entry, if it may be used: it is younger than `limit`, or s9s is in a pause.
-    fn usable(&self, entry: Option<&Entry>, limit: Duration) -> Option<Verdict> {
-        let entry = entry?;
-        let is_fresh = entry.key == self.key && entry.from.age().is_some_and(|age| age < limit);
-        let is_in_pause = || match entry.pause.survivor {
-            Some(survivor) => survivor.is_there(),
-            None => {
-                pause_left(entry, self.options.backoff).is_some() && entry.pause.credentials == conf::digest(&self.boot)
-            }
-        };
-        (is_fresh || is_in_pause()).then_some(entry.verdict)
+/// Whether s9s must not be run, because of what this entry's run met.
+fn is_paused(entry: &Entry, boot: &str, backoff: Duration) -> bool {
+    match entry.pause.survivor {
+        Some(survivor) => survivor.is_there(),
+        None => pause_left(entry, backoff).is_some() && entry.pause.credentials == conf::digest(boot),
     }
 }
 
@@ -148,10 +141,8 @@ pub fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 /// The folder of the lock file.
 pub fn folder(lock_file: &Path) -> &Path {
-    match lock_file.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    }
+    let folder = lock_file.parent().filter(|folder| *folder != Path::new(""));
+    folder.unwrap_or(Path::new("."))
 }
 
 /// The path with one more extension.
@@ -186,9 +177,10 @@ pub fn open(path: &Path, create: bool) -> Result<File> {
     let me = Uid::effective();
     let folder = folder(path);
     if create && !folder.exists() {
-        make_folder(folder).context("its folder cannot be made")?;
+        // Another check may just have made it.
+        let _ = DirBuilder::new().mode(0o700).create(folder);
     }
-    let owner = folder.metadata().context("its folder cannot be examined")?.uid();
+    let owner = folder.metadata().context("its folder cannot be used")?.uid();
     // The owner of the folder could exchange the lock file at any moment.
     ensure!(
         me.is_root() || owner == me.as_raw() || owner == 0,
@@ -210,10 +202,7 @@ pub fn open(path: &Path, create: bool) -> Result<File> {
         // A FIFO or a device in its place must neither block nor become the controlling terminal.
         .custom_flags(O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
         .open(path)
-        .map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ELOOP) => anyhow!("it is a symbolic link"),
-            _ => anyhow!(error).context("it cannot be opened"),
-        })?;
+        .context("it cannot be opened")?;
     let meta = file.metadata().context("it cannot be examined")?;
     ensure!(meta.is_file(), "it is not a regular file");
     let owner = meta.uid();
@@ -225,12 +214,4 @@ pub fn open(path: &Path, create: bool) -> Result<File> {
     // Everybody who can read it can lock it, for as long as they like.
     ensure!(mode & 0o066 == 0, "other users can open it (mode {mode:04o})");
     Ok(file)
-}
-
-fn make_folder(folder: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(folder) {
-        // Another check may just have made it.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        made => made,
-    }
 }

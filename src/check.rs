@@ -1,18 +1,18 @@
 //! The check: the way from the cache to a verdict.
 
+use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
 
-use crate::cache::{Query, Slot, Turn};
+use crate::cache::{self, Slot, Turn};
 use crate::conf;
 use crate::defaults::{self, BindAddress};
 use crate::entry::Entry;
 use crate::evaluation::evaluate;
 use crate::guard::Guard;
-use crate::key::key;
 use crate::list;
 use crate::log;
 use crate::machine;
@@ -54,16 +54,10 @@ impl Checked {
 
 /// Reaches a verdict before `deadline`, from the cache or by asking s9s.
 pub fn check(options: &Options, deadline: Moment, guard: &Guard) -> Checked {
-    let turn = in_service(options, guard).and_then(|()| {
-        let boot = machine::boot_id().map_err(|error| Reason::LockUnusable.because(error))?;
-        let program = s9s::find(&options.s9s);
-        let key = key(options, program.as_deref().ok(), &boot);
-        let query = Query { options, key, boot };
-        Ok((query.turn(deadline, guard)?, query))
-    });
+    let turn = in_service(options, guard).and_then(|()| cache::turn(options, deadline, guard));
     let (verdict, evidence) = match turn {
-        Ok((Turn::Miss(slot), query)) => return ask(&query, slot, deadline, guard),
-        Ok((Turn::Hit(verdict), _)) => (verdict, "the cached verdict".to_string()),
+        Ok(Turn::Miss(slot)) => return ask(options, slot, deadline, guard),
+        Ok(Turn::Hit(verdict)) => (verdict, "the cached verdict".to_string()),
         Err(fault) => {
             let outcome = Err(fault);
             (verdict(&outcome), evidence(&outcome))
@@ -77,10 +71,9 @@ pub fn check(options: &Options, deadline: Moment, guard: &Guard) -> Checked {
 }
 
 /// Asks s9s.
-fn ask(query: &Query<'_>, slot: Slot, deadline: Moment, guard: &Guard) -> Checked {
-    let options = query.options;
+fn ask(options: &Options, slot: Slot, deadline: Moment, guard: &Guard) -> Checked {
     guard.enter("looking at the credentials of s9s, for", &options.lock_file);
-    let credentials = conf::digest(&query.boot);
+    let credentials = conf::digest(&slot.boot);
     let from = Moment::now();
     let mut ended = None;
     let outcome = find_out(options, deadline, guard, &mut |step| {
@@ -96,7 +89,7 @@ fn ask(query: &Query<'_>, slot: Slot, deadline: Moment, guard: &Guard) -> Checke
         evidence = format!("s9s is not run again for {} s: {evidence}", pause.span.as_secs_f64());
     }
     let entry = Entry {
-        key: query.key,
+        key: slot.key,
         from,
         pause,
         verdict,
@@ -122,7 +115,8 @@ pub enum Step<'a> {
 
 /// Finds the outcome without the cache: from the defaults file and the list. Tells `follow` each step.
 pub fn find_out(options: &Options, deadline: Moment, guard: &Guard, follow: &mut dyn FnMut(Step<'_>)) -> Outcome {
-    let deadline = deadline - RESERVE.min(deadline.left() * 3 / 10);
+    let left = deadline.left();
+    let deadline = Moment::now() + left.saturating_sub(RESERVE.min(left * 3 / 10));
     in_service(options, guard)?;
     let mut names = who_this_node_is(options, guard)?;
     follow(Step::Names(&names));
@@ -151,7 +145,7 @@ pub fn find_out(options: &Options, deadline: Moment, guard: &Guard, follow: &mut
 fn in_service(options: &Options, guard: &Guard) -> Result<(), Fault> {
     let file = &options.maintenance;
     guard.enter("looking at", file);
-    if !machine::exists(file).unwrap_or(false) {
+    if fs::symlink_metadata(file).is_err() {
         return Ok(());
     }
     // The text is only for people. A file that the service's user may not read counts, too.

@@ -7,15 +7,19 @@ use std::ffi::{OsStr, OsString};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{AccessFlags, Uid, access};
+use nix::unistd::{AccessFlags, Uid, User, access};
 
-use crate::machine::{home_of, identity, is_missing, read_file, variable};
+use crate::machine::{identity, is_missing, read_file, variable};
 
 /// The home folder that s9s uses, and where that is from. If this user cannot enter HOME, it belongs to somebody
 /// else and was handed on by the program that started xinetd.
 pub fn home() -> Option<(OsString, &'static str)> {
     let given = variable("HOME").filter(|home| access(Path::new(home), AccessFlags::X_OK).is_ok());
-    let own = || Some((home_of(Uid::effective())?, "/etc/passwd"));
+    let own = || {
+        User::from_uid(Uid::effective())
+            .ok()?
+            .map(|user| (user.dir.into_os_string(), "/etc/passwd"))
+    };
     given.map(|home| (home, "HOME")).or_else(own)
 }
 
@@ -58,35 +62,23 @@ pub fn describe() -> Vec<String> {
         Some((home, origin)) => format!("home {} (from {origin})", home.display()),
         None => "no home: /etc/passwd names none, and HOME names none that this user can enter".to_string(),
     };
-    let file = |path: PathBuf| {
+    let mut lines = vec![home];
+    let mut controller = variable("CMON_CONTROLLER").map(|url| format!("{} (CMON_CONTROLLER)", url.display()));
+    for path in files() {
         let says = match read_file(&path) {
-            Ok(text) => value(&text, "cmon_user").map_or("sets no user".into(), |user| format!("sets the user {user}")),
+            Ok(text) => {
+                let url = value(&text, "controller").or_else(|| value(&text, "controller_host_name"));
+                controller = controller.or(url.map(|url| format!("{url} ({})", path.display())));
+                value(&text, "cmon_user").map_or("sets no user".into(), |user| format!("sets the user {user}"))
+            }
             Err(error) if is_missing(&error) => "not there".into(),
             Err(error) => format!("cannot be read: {error}"),
         };
-        format!("{}: {says}", path.display())
-    };
-    let controller = match controller() {
-        Some((url, origin)) => format!("controller asked: {url} ({origin})"),
-        None => "controller asked: https://localhost:9501 (default)".to_string(),
-    };
-    [home]
-        .into_iter()
-        .chain(files().map(file))
-        .chain([controller])
-        .collect()
-}
-
-/// The URL of the controller that s9s is told to ask, and what tells it.
-pub fn controller() -> Option<(String, String)> {
-    let from = |name| {
-        let value = |path: &PathBuf| Some((value(&read_file(path).ok()?, name)?, path.display().to_string()));
-        files().iter().find_map(value)
-    };
-    match variable("CMON_CONTROLLER") {
-        Some(url) => Some((url.display().to_string(), "CMON_CONTROLLER".to_string())),
-        None => from("controller").or_else(|| from("controller_host_name")),
+        lines.push(format!("{}: {says}", path.display()));
     }
+    let controller = controller.unwrap_or("https://localhost:9501 (default)".to_string());
+    lines.push(format!("controller asked: {controller}"));
+    lines
 }
 
 /// The value of the first line `name = value`, which is the one that s9s uses, in whatever section.

@@ -23,13 +23,6 @@ use crate::request::{self, MAX_HEAD};
 /// How long the check waits for the client's last bytes after the answer.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// The longest time for sending the answer. It fits into any socket's buffer, so only a broken
-/// network or a hostile client needs this time.
-const SENDING: Duration = Duration::from_secs(1);
-
-/// How long the check waits for the client that a listening socket has announced.
-const ACCEPTING: Duration = Duration::from_secs(1);
-
 /// How much of a request is read in one turn, in bytes: a health check's whole request.
 const CHUNK: usize = 1024;
 
@@ -72,16 +65,12 @@ impl Connection {
     /// Reads what has come of the request. Without this, closing the socket with unread bytes would send RST,
     /// and the client would lose the answer.
     pub fn read_what_is_there(self, head: &mut Vec<u8>) {
-        self.read_until(head, Moment(Duration::ZERO));
+        self.wait_for_the_rest(head, Moment(Duration::ZERO));
     }
 
     /// Reads the rest of the request, until it is complete, the deadline has passed, the client has closed its
     /// side, or [`MAX_HEAD`] bytes have come.
     pub fn wait_for_the_rest(self, head: &mut Vec<u8>, deadline: Moment) {
-        self.read_until(head, deadline);
-    }
-
-    fn read_until(self, head: &mut Vec<u8>, deadline: Moment) {
         let mut chunk = [0; CHUNK];
         while head.len() < MAX_HEAD && !request::is_complete(head) {
             match self.receive(&mut chunk, deadline) {
@@ -91,20 +80,13 @@ impl Connection {
         }
     }
 
-    /// Sends the whole answer, then closes this side of the connection.
+    /// Sends the whole answer, then closes this side of the connection. It never waits: any socket's buffer has
+    /// room for an answer.
     pub fn send(self, answer: &[u8]) {
-        let deadline = Moment::now() + SENDING;
-        let mut rest = answer;
-        while !rest.is_empty() {
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            match send(STDIN_FILENO, rest, flags) {
-                Ok(count) => rest = &rest[count..],
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) if !deadline.has_passed() => wait_for(PollFlags::POLLOUT, deadline),
-                // The client did not wait for its answer. The check did nothing wrong.
-                Err(Errno::EPIPE | Errno::ECONNRESET) => return,
-                Err(errno) => return log::fault(&format!("the answer could not be sent: {errno}")),
-            }
+        match send(STDIN_FILENO, answer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+            // The client did not wait for its answer. The check did nothing wrong.
+            Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => {}
+            Err(errno) => log::fault(&format!("the answer could not be sent: {errno}")),
         }
         let _ = shutdown(STDIN_FILENO, Shutdown::Write);
     }
@@ -115,8 +97,6 @@ impl Connection {
     pub fn linger(self) {
         let deadline = Moment::now() + LINGER;
         let mut dropped = [0; CHUNK];
-        // A client that has its answer needs time to close, so this waits first.
-        wait_for(PollFlags::POLLIN, deadline);
         while !deadline.has_passed() && self.receive(&mut dropped, deadline).is_some() {}
     }
 
@@ -126,7 +106,11 @@ impl Connection {
             match recv(STDIN_FILENO, buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return None,
                 Ok(count) => return Some(count),
-                Err(Errno::EAGAIN) if !deadline.has_passed() => wait_for(PollFlags::POLLIN, deadline),
+                Err(Errno::EAGAIN) if !deadline.has_passed() => {
+                    let mut socket = [PollFd::new(standard(STDIN_FILENO), PollFlags::POLLIN)];
+                    // The result does not matter: the next read shows what has happened.
+                    let _ = poll(&mut socket, deadline.poll_timeout());
+                }
                 Err(Errno::EINTR) => {}
                 Err(_) => return None,
             }
@@ -138,10 +122,8 @@ impl Connection {
 /// sockets among themselves. For example, Node's `execFile` gives a child three pairs of them. So a local socket
 /// counts as a connection only if it is standard output, too, as a super-server makes it.
 fn is_client(output_is_the_same: bool) -> bool {
-    match getsockname::<SockaddrStorage>(STDIN_FILENO)
-        .ok()
-        .and_then(|name| name.family())
-    {
+    let name = getsockname::<SockaddrStorage>(STDIN_FILENO);
+    match name.ok().and_then(|name| name.family()) {
         Some(AddressFamily::Unix) => output_is_the_same && getpeername::<SockaddrStorage>(STDIN_FILENO).is_ok(),
         family => family.is_some(),
     }
@@ -154,19 +136,12 @@ fn accept_client() {
         "standard input is a listening socket; the service starts a check for each connection: \
          set \"wait = no\" in xinetd's service file, \"Accept=yes\" in systemd's socket unit",
     );
-    wait_for(PollFlags::POLLIN, Moment::now() + ACCEPTING);
     // The client may have gone. Do not wait for another one.
     let _ = fcntl(standard(STDIN_FILENO), FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
     if let Ok(client) = accept(STDIN_FILENO) {
         // SAFETY: accept(2) has just made it, and nobody else has it.
         let _ = dup2_stdin(unsafe { OwnedFd::from_raw_fd(client) });
     }
-}
-
-fn wait_for(event: PollFlags, deadline: Moment) {
-    let mut socket = [PollFd::new(standard(STDIN_FILENO), event)];
-    // The result does not matter: the next read or write shows what has happened.
-    let _ = poll(&mut socket, deadline.poll_timeout());
 }
 
 /// Whether this standard descriptor is the same socket as standard input.

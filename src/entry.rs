@@ -29,19 +29,17 @@ pub struct Entry {
 impl Entry {
     /// The entry's line.
     pub fn encode(&self) -> String {
-        let Pause {
-            span,
-            refused,
-            credentials,
-            survivor,
-        } = self.pause;
-        let (pid, started) = survivor.map_or((0, 0), |survivor| (survivor.pid, survivor.started));
+        let pause = &self.pause;
+        let (pid, started) = pause
+            .survivor
+            .map_or((0, 0), |survivor| (survivor.pid, survivor.started));
         format!(
-            "cmonhachk5 {:016x} {} {}/{}/{credentials:08x} {pid}/{started} {}",
+            "cmonhachk5 {:016x} {} {}/{}/{:08x} {pid}/{started} {}",
             self.key,
             self.from.0.as_micros(),
-            span.as_millis(),
-            refused.as_millis(),
+            pause.span.as_millis(),
+            pause.refused.as_millis(),
+            pause.credentials,
             self.verdict.words()
         )
     }

@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use crate::defaults::{BindAddress, join};
 use crate::list::{Row, State};
 use crate::reason::Reason;
-use crate::verdict::{Outcome, Role, Standing};
+use crate::verdict::{Outcome, Role};
 
 /// Finds this node in the list, and the role that the list gives it.
 ///
@@ -35,13 +35,13 @@ pub fn evaluate(entries: &[BindAddress], interfaces: &[IpAddr], rows: &[Row<'_>]
     if leaders > 1 {
         return Err(Reason::SeveralLeaders.because(anyhow!("{leaders} rows say leader; this node's is \"{text}\"")));
     }
-    let role = match row.state {
-        State::Leader => Role::Leader,
-        State::Follower => Role::Follower,
-        State::Offline => return Err(Reason::Offline.because(anyhow!("this node's row is \"{text}\""))),
-        State::NoRole => return Err(Reason::NoRole.because(anyhow!("this node's row is \"{text}\""))),
+    let reason = match row.state {
+        State::Leader => return Ok((Role::Leader, text)),
+        State::Follower => return Ok((Role::Follower, text)),
+        State::Offline => Reason::Offline,
+        State::NoRole => Reason::NoRole,
     };
-    Ok(Standing { role, row: text })
+    Err(reason.because(anyhow!("this node's row is \"{text}\"")))
 }
 
 /// The addresses and names of this node, names in lower case.

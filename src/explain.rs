@@ -17,14 +17,14 @@ use crate::defaults::BindAddress;
 use crate::guard::Guard;
 use crate::list;
 use crate::log::clean;
-use crate::machine::{self, is_missing};
+use crate::machine::is_missing;
 use crate::moment::Moment;
 use crate::options::Options;
 use crate::process::Run;
 use crate::reason::Reason;
 use crate::s9s::{ARGUMENTS, ending};
 use crate::told;
-use crate::verdict::{Role, Verdict, evidence, verdict};
+use crate::verdict::{Role, Verdict, verdict};
 
 /// The user that the packages run the service as.
 const SERVICE_USER: &str = "cmonhachk";
@@ -35,99 +35,97 @@ const MAX_LINES: usize = 40;
 
 const LEADER: Verdict = Verdict::Known(Role::Leader);
 
-fn say(line: &str) {
-    print(format!("{}\n", clean(line, MAX_LINE)).as_bytes());
+/// Prints one clean line.
+macro_rules! say {
+    ($($text:tt)*) => { print(format!("{}\n", clean(&format!($($text)*), MAX_LINE)).as_bytes()) };
 }
 
 /// Makes a check of its own, and tells its way. Returns its verdict.
 pub fn explain(options: &Options, deadline: Moment, guard: &Guard) -> Verdict {
     let (told, is_recent) = service(options, guard);
-    say("Who this node is");
+    say!("Who this node is");
     match options.node {
-        Some(_) => say("  --node:"),
-        None => say(&format!("  RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display())),
+        Some(_) => say!("  --node:"),
+        None => say!("  RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display()),
     }
     let mut names = Vec::new();
     let outcome = find_out(options, deadline, guard, &mut |step| match step {
         Step::Names(entries) => names = entries.to_vec(),
         Step::Interfaces(ours) => {
-            for entry in &names {
-                say(&format!("    {}", describe(entry, ours)));
-            }
+            names.iter().for_each(|entry| say!("    {}", describe(entry, ours)));
             guard.enter("looking at", Path::new("the files that s9s reads"));
             tell_inputs();
         }
         Step::Runs(program) => {
-            say("What s9s says");
-            say(&format!("  {} {}", program.display(), ARGUMENTS.join(" ")));
+            say!("What s9s says");
+            say!("  {} {}", program.display(), ARGUMENTS.join(" "));
         }
-        Step::Ran(run) => tell_run(run, &mut say),
+        Step::Ran(run) => lines(run).iter().for_each(|line| say!("  {line}")),
     });
-    say("What that means");
+    say!("What that means");
     let verdict = verdict(&outcome);
-    let evidence = evidence(&outcome);
-    match verdict {
-        Verdict::Known(_) => {
-            say("  this node's row:");
-            say(&format!("    {evidence}"));
+    match &outcome {
+        Ok((_, row)) => {
+            say!("  this node's row:");
+            say!("    {}", row);
         }
-        Verdict::Unknown(_) => say(&format!("  {evidence}")),
+        Err(fault) => say!("  {:#}", fault.detail),
     }
-    say(&format!("  verdict: {}", verdict.words()));
+    say!("  verdict: {}", verdict.words());
     // What is not published, such as a maintenance, has no age; this check has just found the same.
-    say(
-        match told.filter(|told| is_recent || (*told == verdict && verdict != LEADER)) {
-            Some(LEADER) => "  HAProxy is told 200: users are sent to this node.",
-            Some(_) => "  HAProxy is told 503: no users are sent to this node.",
-            None => "  The service was not asked just now: curl -i http://127.0.0.1:9201/ shows what HAProxy is told.",
-        },
-    );
+    match told.filter(|told| is_recent || (*told == verdict && verdict != LEADER)) {
+        Some(LEADER) => say!("  HAProxy is told 200: users are sent to this node."),
+        Some(_) => say!("  HAProxy is told 503: no users are sent to this node."),
+        None => {
+            say!("  The service was not asked just now: curl -i http://127.0.0.1:9201/ shows what HAProxy is told.")
+        }
+    }
     if let Verdict::Unknown(reason) = verdict {
         advise(reason);
     }
     verdict
 }
 
+/// Tells what the reason means, and what to do.
+fn advise(reason: Reason) {
+    say!("  {}", reason.meaning());
+    say!("What to do");
+    say!("  {}", reason.advice());
+}
+
 /// Tells why the check could not be ended.
 pub fn conclude(reason: Reason, doing: &str) {
-    say("What that means");
-    say(&format!("  {doing}"));
-    say(&format!("  verdict: {}", Verdict::Unknown(reason).words()));
+    say!("What that means");
+    say!("  {doing}");
+    say!("  verdict: {}", Verdict::Unknown(reason).words());
     advise(reason);
 }
 
-fn advise(reason: Reason) {
-    say(&format!("  {}", reason.meaning()));
-    say("What to do");
-    say(&format!("  {}", reason.advice()));
-}
-
-/// Tells what the service has cached. Returns what it answered last, and whether that was just now.
+/// Tells what the service has cached. Returns what it answers, and whether that is known to be so now.
 fn service(options: &Options, guard: &Guard) -> (Option<Verdict>, bool) {
     let lock_file = &options.lock_file;
     guard.enter("reading the verdict beside", lock_file);
-    say("What the service answers");
-    say(&format!("  lock file {}", lock_file.display()));
+    say!("What the service answers");
+    say!("  lock file {}", lock_file.display());
     // Root can believe the files of the user that the folder belongs to.
-    let owner = fs::metadata(cache::folder(lock_file))
-        .ok()
-        .map(|folder| Uid::from_raw(folder.uid()));
-    let owner = owner.filter(|_| Uid::effective().is_root());
+    let folder = fs::metadata(cache::folder(lock_file)).ok();
+    let owner = folder
+        .map(|folder| Uid::from_raw(folder.uid()))
+        .filter(|_| Uid::effective().is_root());
     match cache::open(lock_file, false) {
         Err(why) if why.root_cause().downcast_ref().is_some_and(is_missing) => {
-            say("  not there; the service's first check makes it, if it may");
+            say!("  not there; the service's first check makes it, if it may");
         }
-        Err(why) if owner.is_none_or(Uid::is_root) => say(&format!("  it cannot be used: {why:#}")),
+        Err(why) if owner.is_none_or(Uid::is_root) => {
+            say!("  it cannot be used: {why:#}");
+            return (Some(Verdict::Unknown(Reason::LockUnusable)), true);
+        }
         _ => {}
     }
     let mut is_recent = false;
     if let Some(entry) = cache::entry(lock_file, owner) {
         let age = entry.from.age().unwrap_or_default();
-        say(&format!(
-            "  cached: {}, {:.1} s old",
-            entry.verdict.words(),
-            age.as_secs_f64()
-        ));
+        say!("  cached: {}, {:.1} s old", entry.verdict.words(), age.as_secs_f64());
         let pause = match entry.pause.survivor {
             Some(survivor) if survivor.is_there() => Some(format!("while process {} is there", survivor.pid)),
             Some(_) => None,
@@ -135,37 +133,24 @@ fn service(options: &Options, guard: &Guard) -> (Option<Verdict>, bool) {
                 .map(|left| format!("for another {} s, unless its credentials change", left.as_secs())),
         };
         is_recent = pause.is_some() || age < options.max_age + options.timeout;
-        if let Some(pause) = pause {
-            say(&format!("  a pause: s9s is not run {pause}"));
-        }
+        pause.iter().for_each(|pause| say!("  a pause: s9s is not run {pause}"));
     }
     let told = told::last(lock_file, owner);
-    say(&format!(
+    say!(
         "  its clients were told last: {}",
         told.map_or("nothing".to_string(), Verdict::words)
-    ));
-    if let Err(error) = machine::exists(&options.maintenance) {
-        let file = options.maintenance.display();
-        say(&format!(
-            "  cannot check whether the maintenance file {file} exists: {error}"
-        ));
-    }
+    );
     (told, is_recent)
 }
 
 fn tell_inputs() {
-    say("What s9s reads");
-    for line in conf::describe() {
-        say(&format!("  {line}"));
-    }
+    say!("What s9s reads");
+    conf::describe().iter().for_each(|line| say!("  {line}"));
     if Uid::effective().is_root() && matches!(User::from_name(SERVICE_USER), Ok(Some(_))) {
         let program = env::current_exe().unwrap_or_default();
         let words = [program.into_os_string()].into_iter().chain(env::args_os().skip(1));
-        let command: Vec<_> = words.map(|word| quote(&word)).collect();
-        say(&format!(
-            "  these are root's files; to check as the service: runuser -u {SERVICE_USER} -- env -i {}",
-            command.join(" ")
-        ));
+        let command = words.map(|word| quote(&word)).collect::<Vec<_>>().join(" ");
+        say!("  these are root's files; to check as the service: runuser -u {SERVICE_USER} -- env -i {command}");
     }
 }
 
@@ -196,22 +181,18 @@ fn describe(entry: &BindAddress, ours: &[IpAddr]) -> String {
     }
 }
 
-fn tell_run(run: &Run, say: &mut impl FnMut(&str)) {
-    say(&format!("  {}", ending(run)));
+/// How s9s ended, and what it printed.
+fn lines(run: &Run) -> Vec<String> {
+    let mut told = vec![ending(run)];
     for (name, printed) in [("output", &run.stdout), ("error output", &run.stderr)] {
         let printed = list::plain(printed);
         let printed = String::from_utf8_lossy(&printed);
-        let lines: Vec<&str> = printed.lines().collect();
-        if !lines.is_empty() {
-            say(&format!("  {name}:"));
-        }
-        for line in lines.iter().take(MAX_LINES) {
-            say(&format!("    {line}"));
-        }
-        if lines.len() > MAX_LINES {
-            say(&format!("    … and {} more lines", lines.len() - MAX_LINES));
-        }
+        let count = printed.lines().count();
+        told.extend((count > 0).then(|| format!("{name}:")));
+        told.extend(printed.lines().take(MAX_LINES).map(|line| format!("  {line}")));
+        told.extend((count > MAX_LINES).then(|| format!("  … and {} more lines", count - MAX_LINES)));
     }
+    told
 }
 
 #[cfg(test)]
@@ -227,9 +208,7 @@ mod tests {
             stderr: stderr.into(),
             took: Duration::from_millis(12),
         };
-        let mut lines = Vec::new();
-        tell_run(&run, &mut |line: &str| lines.push(line.to_string()));
-        lines
+        lines(&run)
     }
 
     #[test]
@@ -246,18 +225,18 @@ mod tests {
 
     #[test]
     fn a_stream_is_named_where_it_has_lines() {
-        assert_eq!(told("", ""), ["  exited with status 0 after 0.012 s"]);
-        assert_eq!(told("a\nb\n", "")[1..], ["  output:", "    a", "    b"]);
-        assert_eq!(told("", "c")[1..], ["  error output:", "    c"]);
+        assert_eq!(told("", ""), ["exited with status 0 after 0.012 s"]);
+        assert_eq!(told("a\nb\n", "")[1..], ["output:", "  a", "  b"]);
+        assert_eq!(told("", "c")[1..], ["error output:", "  c"]);
     }
 
     #[test]
     fn what_is_not_shown_of_a_stream_is_counted() {
         let shown = |count: usize| told(&"x\n".repeat(count), "").split_off(2);
-        assert_eq!(shown(39), ["    x"; 39]);
-        assert_eq!(shown(40), ["    x"; 40]);
+        assert_eq!(shown(39), ["  x"; 39]);
+        assert_eq!(shown(40), ["  x"; 40]);
         let more = shown(42);
-        assert_eq!(more[..40], ["    x"; 40]);
-        assert_eq!(more[40..], ["    … and 2 more lines"]);
+        assert_eq!(more[..40], ["  x"; 40]);
+        assert_eq!(more[40..], ["  … and 2 more lines"]);
     }
 }

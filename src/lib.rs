@@ -46,10 +46,8 @@
 //!
 //! 1. **Never a 200 that the list did not say.** A cut, old, unclear or contradictory list means unknown.
 //! 2. **One answer.** Either the guard or the check gives it, never both, even after a panic.
-//! 3. **In time.** Nothing that can block runs before the guard is armed. The guard answers at most 200 ms
-//!    after the deadline if the check has not.
-//! 4. **Nothing left.** No process in the group of s9s and no lock is left, and no file that disturbs the next
-//!    check.
+//! 3. **In time.** The guard answers at most 200 ms after the deadline if the check has not.
+//! 4. **Nothing left.** No process in the group of s9s, no lock, and no file that disturbs the next check.
 //!
 //! # Why the state is in files
 //!
@@ -57,13 +55,6 @@
 //! than a lock, which the kernel frees when its holder ends, and two links beside it: the last verdict of s9s,
 //! and what clients were told last. Each can be deleted at any moment.
 //!
-//! # Where a change belongs
-//!
-//! - A new reason: one row in [`reason`], and the place that gives it. The manual page has to name it.
-//! - New words from s9s: the tables in [`s9s`]. Another format of the list: [`list`].
-//! - An option: [`options`]; if it decides the verdict, also [`key`].
-//! - Another form of answer: [`request`] and [`answer`].
-
 #![warn(missing_docs)]
 
 pub mod answer;

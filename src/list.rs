@@ -103,10 +103,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<Row<'_>>> {
 /// The N of `Total: N controller(s)`.
 fn total(line: &[u8]) -> Option<usize> {
     let digits = line.strip_prefix(b"Total: ")?.strip_suffix(b" controller(s)")?;
-    if !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    let number = std::str::from_utf8(digits).ok()?;
+    number.parse().ok().filter(|_| !number.starts_with('+'))
 }
 
 /// Where the columns that matter start, in bytes.

@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use nix::ifaddrs::getifaddrs;
 use nix::libc::{O_NOCTTY, O_NONBLOCK};
-use nix::unistd::{Pid, Uid, User};
+use nix::unistd::Pid;
 
 use crate::reason::{Fault, Reason};
 
@@ -42,18 +42,6 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 /// Whether the error means that there is no such file.
 pub fn is_missing(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
-}
-
-/// Whether there is such a file.
-///
-/// # Errors
-/// This user has no right to look there, or the system has another error.
-pub fn exists(path: &Path) -> io::Result<bool> {
-    match fs::symlink_metadata(path) {
-        Ok(_) => Ok(true),
-        Err(error) if is_missing(&error) => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 /// Identifies a file and its content: device, inode, and when it last changed (ctime, which no program
@@ -87,12 +75,6 @@ pub fn start_of(process: Pid) -> Option<u64> {
 /// The value of an environment variable that is not empty.
 pub fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
-}
-
-/// A user's home folder, from the C library's database of users.
-pub fn home_of(user: Uid) -> Option<OsString> {
-    let home = User::from_uid(user).ok()??.dir.into_os_string();
-    (!home.is_empty()).then_some(home)
 }
 
 /// The addresses of the interfaces, up or down, without loopback.

@@ -1,6 +1,6 @@
 //! The clock of a check: moments since boot, and how much time is left until one.
 
-use std::ops::{Add, Sub};
+use std::ops::Add;
 use std::time::Duration;
 
 use nix::poll::PollTimeout;
@@ -46,13 +46,5 @@ impl Add<Duration> for Moment {
 
     fn add(self, span: Duration) -> Moment {
         Moment(self.0 + span)
-    }
-}
-
-impl Sub<Duration> for Moment {
-    type Output = Moment;
-
-    fn sub(self, span: Duration) -> Moment {
-        Moment(self.0.saturating_sub(span))
     }
 }

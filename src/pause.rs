@@ -42,10 +42,6 @@ impl Pause {
         backoff: Duration,
     ) -> Pause {
         let logged_in = ended == Some(Ended::Exited(0));
-        let survivor = match ended {
-            Some(Ended::Survived(survivor)) => Some(survivor),
-            _ => None,
-        };
         let before = before.filter(|(_, pause)| pause.credentials == credentials && !logged_in);
         let refused = before.map_or(Duration::ZERO, |(_, pause)| pause.refused);
         let again = before.filter(|(previous, _)| *previous == verdict);
@@ -59,6 +55,10 @@ impl Pause {
                 (span.min(backoff), refused)
             }
             _ => (Duration::ZERO, refused),
+        };
+        let survivor = match ended {
+            Some(Ended::Survived(survivor)) => Some(survivor),
+            _ => None,
         };
         Pause {
             span,

@@ -22,6 +22,9 @@ use nix::unistd::{Pid, getppid, setpgid};
 use crate::machine::start_of;
 use crate::moment::Moment;
 
+/// How much a program may print to either stream, in bytes: a list of 10,000 controllers.
+pub const MAX_OUTPUT: usize = 1024 * 1024;
+
 /// How long to wait until a killed process is gone, before it is left to init. A process that waits
 /// for a dead disk or mount survives even SIGKILL.
 const DYING: Duration = Duration::from_millis(100);
@@ -83,12 +86,11 @@ pub enum NotStarted {
     Execution(io::Error),
 }
 
-/// Runs `command`, with nothing as its input, and waits for its end, until `deadline` at the
-/// latest. It may print `max_output` bytes to each stream.
+/// Runs `command`, with nothing as its input, and waits for its end, until `deadline` at the latest.
 ///
 /// # Errors
 /// It could not be started. Everything after that is in the [`Run`].
-pub fn run(command: &mut Command, max_output: usize, deadline: Moment) -> Result<Run, NotStarted> {
+pub fn run(command: &mut Command, deadline: Moment) -> Result<Run, NotStarted> {
     let began = Moment::now();
     let exits = watch_for_exits().map_err(|errno| NotStarted::Before(errno.into()))?;
     let nothing = File::open("/dev/null").map_err(NotStarted::Before)?;
@@ -107,7 +109,7 @@ pub fn run(command: &mut Command, max_output: usize, deadline: Moment) -> Result
     let pid = Pid::from_raw(child.id().cast_signed());
     let stdout = OwnedFd::from(child.stdout.take().expect("it is piped"));
     let stderr = OwnedFd::from(child.stderr.take().expect("it is piped"));
-    let mut streams = [stdout, stderr].map(|pipe| Stream::new(pipe, max_output));
+    let mut streams = [stdout, stderr].map(Stream::new);
     let early = collect(&mut streams, pid, &exits, deadline);
     // It is not reaped yet, so no other group can have its number.
     let _ = killpg(pid, Signal::SIGKILL);
@@ -202,15 +204,16 @@ pub fn exit_signals() -> SigSet {
 struct Stream {
     pipe: Option<File>,
     bytes: Vec<u8>,
-    max: usize,
 }
 
 impl Stream {
-    fn new(pipe: OwnedFd, max: usize) -> Stream {
+    fn new(pipe: OwnedFd) -> Stream {
         // It fails only for what is no open file.
         let _ = fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
-        let (pipe, bytes) = (Some(File::from(pipe)), Vec::new());
-        Stream { pipe, bytes, max }
+        Stream {
+            pipe: Some(File::from(pipe)),
+            bytes: Vec::new(),
+        }
     }
 
     fn poll_fd(&self) -> Option<PollFd<'_>> {
@@ -219,14 +222,14 @@ impl Stream {
 
     fn drain(&mut self) -> bool {
         if let Some(pipe) = &mut self.pipe {
-            let room = self.max + 1 - self.bytes.len();
+            let room = MAX_OUTPUT + 1 - self.bytes.len();
             // An error means that there is nothing more for now: a non-blocking pipe has no other error.
             if pipe.take(room as u64).read_to_end(&mut self.bytes).is_ok() {
                 self.pipe = None;
             }
         }
-        let too_much = self.bytes.len() > self.max;
-        self.bytes.truncate(self.max);
+        let too_much = self.bytes.len() > MAX_OUTPUT;
+        self.bytes.truncate(MAX_OUTPUT);
         too_much
     }
 }

@@ -183,9 +183,8 @@ impl Reason {
 /// A reason, with the error that led to it: what failed, on what.
 #[derive(Debug)]
 pub struct Fault {
-    /// What the client is told, and where the operator's advice comes from.
+    /// What the client is told.
     pub reason: Reason,
-    /// What the operator is told. May hold text from files and from s9s: clean it with
-    /// [`crate::log::clean`] before it is shown.
+    /// What the operator is told. It can hold any text: clean it with [`crate::log::clean`] before it is shown.
     pub detail: anyhow::Error,
 }

@@ -14,14 +14,11 @@ use nix::unistd::{AccessFlags, access};
 use crate::conf;
 use crate::machine::variable;
 use crate::moment::Moment;
-use crate::process::{self, Ended, NotStarted, Run};
+use crate::process::{self, Ended, MAX_OUTPUT, NotStarted, Run};
 use crate::reason::{Fault, Reason};
 
 /// The arguments of every run. Further words would be name filters.
 pub const ARGUMENTS: [&str; 3] = ["controller", "--list", "--long"];
-
-/// How much is kept of what s9s prints to either stream, in bytes: a list of 10,000 controllers.
-pub const MAX_OUTPUT: usize = 1024 * 1024;
 
 /// Where programs are looked up when there is no PATH.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -32,11 +29,23 @@ const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 /// It could not be started. Everything after that is in the [`Run`].
 pub fn run(program: &Path, deadline: Moment) -> Result<Run, Fault> {
     let mut command = Command::new(program);
-    command.args(ARGUMENTS).envs(environment(deadline));
+    command.args(ARGUMENTS).env("PATH", path());
+    // By default, s9s waits 30 seconds for a silent controller.
+    if variable("S9S_CONNECTION_TIMEOUT").is_none() {
+        command.env("S9S_CONNECTION_TIMEOUT", deadline.left().as_secs().max(1).to_string());
+    }
+    // An init system gives xinetd's services no HOME, and HOME decides which s9s.conf is read.
+    if let Some((home, _)) = conf::home() {
+        command.env("HOME", home);
+    }
     for (name, _) in env::vars_os().filter(|(name, _)| is_loud(name)) {
         command.env_remove(name);
     }
-    process::run(&mut command, MAX_OUTPUT, deadline).map_err(|why| not_started(program, why))
+    process::run(&mut command, deadline).map_err(|why| not_started(program, why))
+}
+
+fn path() -> OsString {
+    variable("PATH").unwrap_or_else(|| USUAL_PATH.into())
 }
 
 /// Whether s9s must not get this variable: with it, s9s prints more than the list, the password among it.
@@ -47,43 +56,20 @@ pub fn is_loud(name: &OsStr) -> bool {
 /// Finds the client: a path, or a name that is looked up on PATH.
 ///
 /// # Errors
-/// [`Reason::S9sNotFound`] or [`Reason::S9sNotExecutable`].
+/// [`Reason::S9sNotFound`]. A file that cannot be executed is found, too.
 pub fn find(program: &Path) -> Result<PathBuf, Fault> {
     if program.as_os_str().as_bytes().contains(&b'/') {
         return Ok(program.to_path_buf());
     }
-    let path = variable("PATH").unwrap_or_else(|| USUAL_PATH.into());
-    let mut refused = None;
-    for directory in env::split_paths(&path).filter(|directory| directory.is_absolute()) {
-        let candidate = directory.join(program);
-        if candidate.is_file() {
-            if access(&candidate, AccessFlags::X_OK).is_ok() {
-                return Ok(candidate);
-            }
-            refused = refused.or(Some(candidate));
-        }
-    }
-    match refused {
-        Some(found) => Err(Reason::S9sNotExecutable.because(anyhow!("{} may not be executed", found.display()))),
-        None => Err(Reason::S9sNotFound.because(anyhow!("no {} in {}", program.display(), path.to_string_lossy()))),
-    }
-}
-
-/// The variables that s9s needs. An init system gives xinetd's services no HOME, and HOME decides which
-/// s9s.conf is read. By default, s9s waits 30 seconds for a silent controller.
-fn environment(deadline: Moment) -> impl Iterator<Item = (&'static str, OsString)> {
-    let patience = || deadline.left().as_secs().max(1).to_string().into();
-    let home = conf::home().map(|(home, _)| home);
-    [
-        ("PATH", Some(variable("PATH").unwrap_or_else(|| USUAL_PATH.into()))),
-        ("HOME", home),
-        (
-            "S9S_CONNECTION_TIMEOUT",
-            Some(variable("S9S_CONNECTION_TIMEOUT").unwrap_or_else(patience)),
-        ),
-    ]
-    .into_iter()
-    .filter_map(|(name, value)| Some((name, value?)))
+    let path = path();
+    let folders = env::split_paths(&path).filter(|folder| folder.is_absolute());
+    let files: Vec<_> = folders
+        .map(|folder| folder.join(program))
+        .filter(|file| file.is_file())
+        .collect();
+    let can_be_executed = |file: &&PathBuf| access(*file, AccessFlags::X_OK).is_ok();
+    let found = files.iter().find(can_be_executed).or(files.first()).cloned();
+    found.ok_or_else(|| Reason::S9sNotFound.because(anyhow!("no {} in {}", program.display(), path.display())))
 }
 
 /// Why the program was not started. The kernel says ENOENT for a missing interpreter as well.

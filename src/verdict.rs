@@ -49,31 +49,22 @@ impl Verdict {
     }
 }
 
-/// What the list says of this node, and where.
-#[derive(Debug)]
-pub struct Standing {
-    /// The role.
-    pub role: Role,
-    /// The row as s9s printed it, without colour. It may hold any bytes: clean it with
-    /// [`crate::log::clean`] before it is shown.
-    pub row: String,
-}
-
-/// What a check finds out: this node's standing, or why that is not known.
-pub type Outcome = Result<Standing, Fault>;
+/// What a check finds out: this node's role and its row as s9s printed it, without colour, or why the role is
+/// not known. The row can hold any bytes: clean it with [`crate::log::clean`] before it is shown.
+pub type Outcome = Result<(Role, String), Fault>;
 
 /// The verdict that follows from an outcome.
 pub fn verdict(outcome: &Outcome) -> Verdict {
     match outcome {
-        Ok(standing) => Verdict::Known(standing.role),
+        Ok((role, _)) => Verdict::Known(*role),
         Err(fault) => Verdict::Unknown(fault.reason),
     }
 }
 
-/// The row or the error behind an outcome, for the operator. Not clean, as [`Standing::row`] is not.
+/// The row or the error behind an outcome, for the operator. Not clean, either.
 pub fn evidence(outcome: &Outcome) -> String {
     match outcome {
-        Ok(standing) => standing.row.clone(),
+        Ok((_, row)) => row.clone(),
         Err(fault) => format!("{:#}", fault.detail),
     }
 }

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cmonhachk::entry::Entry;
+use cmonhachk::moment::Moment;
 use cmonhachk::reason::Reason;
 use cmonhachk::verdict::{Role, Verdict};
 use nix::time::{ClockId, clock_gettime};
@@ -84,7 +85,7 @@ fn an_entry_is_believed_only_in_its_time_its_boot_and_its_key() {
         (
             "the past",
             Entry {
-                from: valid().from - Duration::from_secs(61),
+                from: Moment(valid().from.0 - Duration::from_secs(61)),
                 ..valid()
             }
             .encode(),

@@ -349,12 +349,6 @@ pub fn parent(pid: u32) -> Option<u32> {
     stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Whether the process sleeps until something happens.
-pub fn sleeps(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status.lines().any(|line| line.starts_with("State:\tS"))
-}
-
 /// Whether the process waits for a file lock that another process holds.
 pub fn waits_for_a_lock(pid: u32) -> bool {
     let locks = fs::read_to_string("/proc/locks").unwrap();

@@ -13,8 +13,8 @@ use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::cluster::{
-    Client, Cluster, FOLLOWER, GET, LEADER, connect, exits, once_in_a_while, receive, requesting, sleeps, starting,
-    unknown, wait_until,
+    Client, Cluster, FOLLOWER, GET, LEADER, connect, exits, once_in_a_while, receive, requesting, starting, unknown,
+    wait_until,
 };
 use crate::syslog::{Log, logging};
 
@@ -212,25 +212,7 @@ fn connect_without_room(command: &mut Command) -> (UnixStream, Child) {
 }
 
 #[test]
-fn an_answer_that_finds_no_room_waits_for_it() {
-    let cluster = Cluster::new();
-    let node = cluster.leader();
-    assert_eq!(node.get(&["--max-age", "60"]), LEADER);
-    // The responder waits for room for a second.
-    assert!(once_in_a_while(|| {
-        let (mut stream, mut responder) = connect_without_room(node.command().args(["--max-age", "60"]));
-        wait_until("the responder waits", || {
-            sleeps(responder.id()) || responder.try_wait().unwrap().is_some()
-        });
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        exits(&mut responder);
-        answer.trim_start() == LEADER
-    }));
-}
-
-#[test]
-fn an_answer_that_never_finds_room_is_given_up() {
+fn an_answer_that_finds_no_room_is_given_up() {
     let cluster = Cluster::new();
     let log = Log::open(&cluster);
     let (stream, mut responder) = connect_without_room(&mut logging(&cluster.leader(), &[]));
