@@ -5,17 +5,22 @@
 //! bytes that cause a panic; the test suite replays the bytes that were kept.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str;
+use std::time::Duration;
 
-use cmonhachk::defaults::{Entry, bind_addresses, join};
-use cmonhachk::entry::{Entry as CacheEntry, Hold};
+use cmonhachk::defaults::{BindAddress, bind_addresses, join, of_this_machine};
+use cmonhachk::entry::Entry;
 use cmonhachk::evaluation::evaluate;
 use cmonhachk::list::{self, State};
 use cmonhachk::log::clean;
-use cmonhachk::reason::Reason;
+use cmonhachk::moment::Moment;
+use cmonhachk::pause::Pause;
+use cmonhachk::process::Survivor;
+use cmonhachk::reason::{Fault, Reason};
 use cmonhachk::request::{Request, is_complete, is_head, request as asked};
-use cmonhachk::verdict::{Verdict, verdict};
+use cmonhachk::verdict::{Role, Verdict, verdict};
 
-/// What a wildcard stands for.
+/// The addresses of this machine.
 const INTERFACES: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, 12)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2)),
@@ -35,7 +40,7 @@ pub fn list(input: &[u8]) {
 }
 
 /// An accepted list is complete, and the verdict is what its lines say.
-fn judged(entries: &[Entry], text: &[u8]) {
+fn judged(entries: &[BindAddress], text: &[u8]) {
     let rows = match list::parse(text) {
         Ok(rows) => rows,
         Err(error) => return assert!(!format!("{error:#}").is_empty()),
@@ -68,15 +73,15 @@ fn judged(entries: &[Entry], text: &[u8]) {
 
     let outcome = evaluate(entries, &INTERFACES, &rows);
     match verdict(&outcome) {
-        Verdict::Leader => assert_eq!(role(entries, &seen), Some(b'l'), "no leader"),
-        Verdict::Follower => assert_eq!(role(entries, &seen), Some(b'f'), "no follower"),
+        Verdict::Known(Role::Leader) => assert_eq!(role(entries, &seen), Some(b'l'), "no leader"),
+        Verdict::Known(Role::Follower) => assert_eq!(role(entries, &seen), Some(b'f'), "no follower"),
         Verdict::Unknown(_) => assert_eq!(role(entries, &seen), None, "a role is not told"),
     }
     let shown = match outcome {
-        Ok(standing) => {
+        Ok((_, row)) => {
             let mut printed = row_lines.iter().map(|line| String::from_utf8_lossy(line));
-            assert!(printed.any(|line| line == standing.row), "no row");
-            standing.row
+            assert!(printed.any(|line| line == row), "no row");
+            row
         }
         Err(fault) => format!("{:#}", fault.detail),
     };
@@ -117,29 +122,20 @@ impl Seen<'_> {
         })
     }
 
-    fn is_of(&self, entry: &Entry) -> bool {
+    fn is_of(&self, entry: &BindAddress) -> bool {
         let field = if self.ip == b"-" { self.name } else { self.ip };
-        match (entry, bind_entry(field)) {
-            (Entry::Address(ours), Entry::Address(theirs)) => *ours == theirs,
-            (Entry::Wildcard, Entry::Address(theirs)) => INTERFACES.contains(&theirs),
-            (Entry::Name(ours), _) => ours.eq_ignore_ascii_case(self.name),
+        match (entry, bind_address(field)) {
+            (BindAddress::Address(ours), BindAddress::Address(theirs)) => *ours == theirs,
+            (BindAddress::Wildcard, BindAddress::Address(theirs)) => INTERFACES.contains(&theirs),
+            (BindAddress::Name(ours), _) => ours.eq_ignore_ascii_case(self.name),
             _ => false,
         }
     }
-
-    /// Whether the row has an address of this machine.
-    fn is_here(&self) -> bool {
-        self.is_of(&Entry::Wildcard)
-    }
 }
 
-/// The role that the rows give the node, `l` or `f`; none if its rows differ, several rows have `l`, or only
-/// other rows have this machine's addresses.
-fn role(entries: &[Entry], rows: &[Seen]) -> Option<u8> {
+/// The role that the rows give the node, `l` or `f`; none if its rows differ or several rows have `l`.
+fn role(entries: &[BindAddress], rows: &[Seen]) -> Option<u8> {
     let is_ours = |row: &&Seen| entries.iter().any(|entry| row.is_of(entry));
-    if rows.iter().any(Seen::is_here) && !rows.iter().filter(is_ours).any(Seen::is_here) {
-        return None;
-    }
     let states: Vec<u8> = rows.iter().filter(is_ours).map(|row| row.state).collect();
     let leaders = rows.iter().filter(|row| row.state == b'l').count();
     match *states.first()? {
@@ -204,12 +200,12 @@ fn uncoloured(printed: &[u8]) -> Vec<u8> {
 }
 
 /// The words of a list of entries, each parsed.
-fn entries(value: &[u8]) -> Vec<Entry> {
+fn entries(value: &[u8]) -> Vec<BindAddress> {
     let words = value.split(|byte| b", \t\n\r\x0c".contains(byte));
-    words.filter(|word| !word.is_empty()).map(bind_entry).collect()
+    words.filter(|word| !word.is_empty()).map(bind_address).collect()
 }
 
-fn bind_entry(word: &[u8]) -> Entry {
+fn bind_address(word: &[u8]) -> BindAddress {
     let address = String::from_utf8(word.to_vec())
         .ok()
         .and_then(|word| word.parse::<IpAddr>().ok());
@@ -218,113 +214,134 @@ fn bind_entry(word: &[u8]) -> Entry {
         _ => None,
     };
     match v4.or(address) {
-        None if [
-            "localhost",
-            "localhost.localdomain",
-            "localhost4",
-            "localhost4.localdomain4",
-            "localhost6",
-            "localhost6.localdomain6",
-            "ip6-localhost",
-            "ip6-loopback",
-        ]
-        .contains(&String::from_utf8_lossy(word).to_ascii_lowercase().as_str()) =>
-        {
-            Entry::Loopback(Ipv4Addr::LOCALHOST.into())
+        None if String::from_utf8_lossy(word).to_ascii_lowercase() == "localhost" => {
+            BindAddress::Loopback(Ipv4Addr::LOCALHOST.into())
         }
-        None => Entry::Name(word.to_vec()),
-        Some(address) if address == Ipv4Addr::UNSPECIFIED || address == Ipv6Addr::UNSPECIFIED => Entry::Wildcard,
-        Some(address) if address.is_loopback() => Entry::Loopback(address),
-        Some(address) => Entry::Address(address),
+        None => BindAddress::Name(word.to_vec()),
+        Some(address) if address == Ipv4Addr::UNSPECIFIED || address == Ipv6Addr::UNSPECIFIED => BindAddress::Wildcard,
+        Some(address) if address.is_loopback() => BindAddress::Loopback(address),
+        Some(address) => BindAddress::Address(address),
     }
 }
 
-/// The defaults file: its entries are those of the last assignment, at least one.
+/// The defaults file: all its lines are plain, and its entries are those of the last assignment.
 pub fn defaults(text: &[u8]) {
-    let read = bind_addresses(text).map_err(|fault| {
+    let reason = |fault: Fault| {
         assert!(!format!("{:#}", fault.detail).is_empty());
         fault.reason
-    });
-    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
-    let assigned = text.rsplit(|byte| *byte == b'\n').find_map(assigned);
-    if read == Err(Reason::DefaultsUnclear) {
-        return assert!(may_be_unclear(text), "nothing but plain assignments");
-    }
-    let Some(rest) = assigned else {
-        return assert_eq!(read, Err(Reason::NoBindAddresses), "nothing is assigned");
     };
-    if let Some(value) = simple_value(rest) {
-        let entries = entries(value);
-        let expected = if entries.is_empty() {
-            Err(Reason::NoBindAddresses)
-        } else if entries.iter().all(|entry| matches!(entry, Entry::Loopback(_))) {
-            Err(Reason::OnlyLoopback)
-        } else {
-            Ok(entries)
-        };
-        assert_eq!(read, expected, "{:?}", String::from_utf8_lossy(value));
+    let read = bind_addresses(text).map_err(reason);
+    assert_eq!(read, assigned(text));
+    let Ok(entries) = read else { return };
+    assert!(!join(&entries).is_empty());
+    let can_be_here = |entry: &&BindAddress| match entry {
+        BindAddress::Address(address) => INTERFACES.contains(address),
+        other => !matches!(other, BindAddress::Loopback(_)),
+    };
+    let here: Vec<BindAddress> = entries.iter().filter(can_be_here).cloned().collect();
+    let expected = if here.is_empty() {
+        Err(Reason::AnotherNode)
+    } else {
+        Ok(here)
+    };
+    assert_eq!(of_this_machine(&entries, &INTERFACES).map_err(reason), expected);
+}
+
+/// What the lines assign to `RPC_BIND_ADDRESSES`.
+fn assigned(text: &[u8]) -> Result<Vec<BindAddress>, Reason> {
+    let mut last = Some(Vec::new());
+    for line in text.split(|byte| *byte == b'\n') {
+        let assignment = plain_line(line).ok_or(Reason::DefaultsUnclear)?;
+        if let Some((b"RPC_BIND_ADDRESSES", value)) = assignment {
+            last = value;
+        }
     }
-    match read {
-        Ok(entries) => {
-            let other = |entry: &Entry| !matches!(entry, Entry::Loopback(_));
-            assert!(entries.iter().any(other), "nothing tells this node from another");
-            assert!(!join(&entries).is_empty());
-            for read in &entries {
-                match read {
-                    Entry::Name(name) => {
-                        assert_eq!(self::entries(name), [Entry::Name(name.clone())], "no single name");
-                        assert!(is_within(name, rest), "made up");
-                    }
-                    Entry::Address(address) | Entry::Loopback(address) => {
-                        assert_eq!(bind_entry(address.to_string().as_bytes()), *read);
-                    }
-                    Entry::Wildcard => {}
-                }
+    let entries = entries(&last.ok_or(Reason::DefaultsUnclear)?);
+    match entries.iter().all(|entry| matches!(entry, BindAddress::Loopback(_))) {
+        true if entries.is_empty() => Err(Reason::NoBindAddresses),
+        true => Err(Reason::OnlyLoopback),
+        false => Ok(entries),
+    }
+}
+
+/// A name, and what is assigned to it: None if that has a variable.
+type Assignment<'a> = (&'a [u8], Option<Vec<u8>>);
+
+/// What a line assigns, if anything; None for a line that only a shell can read.
+fn plain_line(line: &[u8]) -> Option<Option<Assignment<'_>>> {
+    let mut rest = line;
+    take(&mut rest, is_blank);
+    if line.contains(&0) {
+        return None;
+    } else if matches!(rest, b"" | b"\r" | [b'#', ..]) {
+        return Some(None);
+    }
+    let mut name = take(&mut rest, is_in_a_name);
+    let exports = name == b"export" && !take(&mut rest, is_blank).is_empty();
+    if exports {
+        name = take(&mut rest, is_in_a_name);
+    }
+    let mut assignment = None;
+    if let Some(after) = rest.strip_prefix(b"=") {
+        rest = after;
+        assignment = Some((name, value(&mut rest)?));
+        rest = rest.strip_prefix(b"\r").unwrap_or(rest);
+    }
+    let is_apart = !take(&mut rest, is_blank).is_empty();
+    let ends = rest.is_empty() || (is_apart && rest[0] == b'#');
+    (ends && is_name(name) && (exports || assignment.is_some())).then_some(assignment)
+}
+
+/// Takes a value off the start of a line.
+fn value(rest: &mut &[u8]) -> Option<Option<Vec<u8>>> {
+    let mut plain = Vec::new();
+    let mut has_variable = false;
+    loop {
+        plain.extend(take(rest, |byte| {
+            byte.is_ascii_alphanumeric() || b"_.,:/@%+=#^-".contains(&byte)
+        }));
+        let Some((quote @ (b'"' | b'\''), inside)) = rest.split_first() else {
+            return Some((!has_variable).then_some(plain));
+        };
+        *rest = inside;
+        let quoted = take(rest, |byte| byte != *quote);
+        *rest = rest.strip_prefix(&[*quote])?;
+        plain.extend(quoted);
+        if *quote == b'"' {
+            let mut variables = quoted.split(|byte| *byte == b'$').skip(1).peekable();
+            has_variable |= variables.peek().is_some();
+            if !variables.all(starts_with_a_variable) || quoted.iter().any(|byte| b"`\\".contains(byte)) {
+                return None;
             }
         }
-        Err(reason) => assert!(matches!(reason, Reason::NoBindAddresses | Reason::OnlyLoopback)),
     }
 }
 
-/// What a line assigns to `RPC_BIND_ADDRESSES`, if it does.
-fn assigned(line: &[u8]) -> Option<&[u8]> {
-    let blank = |byte: &u8| *byte == b' ' || *byte == b'\t';
-    let indent = |line: &[u8]| line.iter().take_while(|byte| blank(byte)).count();
-    let line = &line[indent(line)..];
-    let line = match line.strip_prefix(b"export") {
-        Some(rest) if rest.first().is_some_and(blank) => &rest[indent(rest)..],
-        _ => line,
-    };
-    line.strip_prefix(b"RPC_BIND_ADDRESSES=")
+/// Whether the text after a `$` starts with `NAME` or `{NAME}`.
+fn starts_with_a_variable(text: &[u8]) -> bool {
+    let mut rest = text.strip_prefix(b"{").unwrap_or(text);
+    let name = take(&mut rest, is_in_a_name);
+    is_name(name) && (text[0] != b'{' || rest.starts_with(b"}"))
 }
 
-/// Whether the text has anything for a shell to act on, besides plain assignments and one-line comments.
-fn may_be_unclear(text: &[u8]) -> bool {
-    let has = |text: &[u8], part: &str| text.windows(part.len()).any(|other| other == part.as_bytes());
-    let words = [
-        "if", "while", "until", "for", "select", "case", "{", "exit", "return", "exec", ".", "source", "eval",
-    ];
-    // The line has the name, and not only in an assignment.
-    let names = |line: &[u8]| has(assigned(line).unwrap_or(line), "RPC_BIND_ADDRESSES");
-    text.iter().any(|byte| b"\"'`\\$;&|<>()/".contains(byte))
-        || words.iter().any(|word| has(text, word))
-        || text.split(|byte| *byte == b'\n').any(names)
+fn is_name(name: &[u8]) -> bool {
+    name.first().is_some_and(|byte| !byte.is_ascii_digit())
 }
 
-/// The value, if no shell could see another: it is in one pair of quotes, or has nothing special.
-fn simple_value(rest: &[u8]) -> Option<&[u8]> {
-    let plain = |value: &[u8]| !value.iter().any(|byte| b"\"'\\;&|#".contains(byte));
-    let quoted = match rest.trim_ascii() {
-        [b'"', value @ .., b'"'] | [b'\'', value @ .., b'\''] => value,
-        _ => rest,
-    };
-    plain(quoted).then_some(quoted)
+fn is_in_a_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-/// Whether all bytes of `part` stand in `whole`, in order.
-fn is_within(part: &[u8], whole: &[u8]) -> bool {
-    let mut whole = whole.iter();
-    part.iter().all(|byte| whole.any(|other| other == byte))
+fn is_blank(byte: u8) -> bool {
+    byte == b' ' || byte == b'\t'
+}
+
+/// Takes the bytes that fit off the start of a text.
+fn take<'a>(rest: &mut &'a [u8], fits: impl Fn(u8) -> bool) -> &'a [u8] {
+    let end = rest.iter().position(|byte| !fits(*byte)).unwrap_or(rest.len());
+    let (taken, after) = rest.split_at(end);
+    *rest = after;
+    taken
 }
 
 /// The request: once it is complete, it stays complete and asks for the same.
@@ -389,21 +406,63 @@ fn first_word(received: &[u8]) -> Option<&[u8]> {
     Some(&line[..end])
 }
 
-/// A cache entry: an accepted one can be written in one way only.
+/// The cache entry: it is read as its words say, and written again as it was.
 pub fn entry(input: &[u8]) {
-    let Ok(line) = std::str::from_utf8(input) else { return };
-    let Some(entry) = CacheEntry::decode(line) else { return };
-    assert_eq!(entry.encode(), line, "not what is written");
-    let words: Vec<&str> = line.split(' ').collect();
-    assert_eq!(words[0], "cmonhachk4");
-    assert_eq!(words[1], format!("{:016x}", entry.key));
-    assert_eq!(words[2], entry.boot.as_deref().unwrap_or("-"));
-    assert_eq!(words[3], entry.from.as_micros().to_string());
-    let hold = |hold: Hold| format!("{}/{:08x}", hold.span.as_millis(), hold.credentials);
-    assert_eq!(words[4], entry.hold.map_or("-".to_string(), hold));
-    match entry.verdict {
-        Verdict::Leader => assert_eq!(words[5..], ["leader"]),
-        Verdict::Follower => assert_eq!(words[5..], ["follower"]),
-        Verdict::Unknown(reason) => assert_eq!(words[5..], ["unknown", reason.code()]),
+    let Ok(line) = str::from_utf8(input) else { return };
+    let read = Entry::decode(line);
+    if let Some(entry) = &read {
+        assert_eq!(entry.encode(), line, "not what is written");
     }
+    assert_eq!(read, written(line));
+}
+
+/// The entry that a line says, if every number in it has its one spelling.
+fn written(line: &str) -> Option<Entry> {
+    let words: Vec<&str> = line.split(' ').collect();
+    let ["cmonhachk5", key, from, pause, survivor, verdict @ ..] = words.as_slice() else {
+        return None;
+    };
+    let [span, refused, credentials] = parts(pause)?;
+    let [pid, started] = parts(survivor)?;
+    let pid: i32 = decimal(pid)?;
+    let started = decimal(started)?;
+    let survivor = match (pid, started) {
+        (0, 0) => None,
+        (0, _) => return None,
+        _ => Some(Survivor { pid, started }),
+    };
+    let verdict = match verdict {
+        ["leader"] => Verdict::Known(Role::Leader),
+        ["follower"] => Verdict::Known(Role::Follower),
+        ["unknown", code] => Verdict::Unknown(Reason::ALL.into_iter().find(|reason| reason.code() == *code)?),
+        _ => return None,
+    };
+    Some(Entry {
+        key: hexadecimal(key, 16)?,
+        from: Moment(Duration::from_micros(decimal(from)?)),
+        pause: Pause {
+            span: Duration::from_millis(decimal(span)?),
+            refused: Duration::from_millis(decimal(refused)?),
+            credentials: hexadecimal(credentials, 8)? as u32,
+            survivor,
+        },
+        verdict,
+    })
+}
+
+/// The parts of a word between its slashes, if it has so many.
+fn parts<const N: usize>(word: &str) -> Option<[&str; N]> {
+    word.split('/').collect::<Vec<_>>().try_into().ok()
+}
+
+/// A number as a program prints it.
+fn decimal<N: str::FromStr + ToString>(digits: &str) -> Option<N> {
+    digits.parse().ok().filter(|number: &N| number.to_string() == digits)
+}
+
+/// A number of so many digits.
+fn hexadecimal(digits: &str, length: usize) -> Option<u64> {
+    let are_digits = digits.bytes().all(|byte| b"0123456789abcdef".contains(&byte));
+    let number = u64::from_str_radix(digits, 16).ok()?;
+    (are_digits && digits.len() == length).then_some(number)
 }
