@@ -6,13 +6,13 @@
 
 use std::net::IpAddr;
 
-use cmonhachk::defaults::{Entry, bind_addresses};
-use cmonhachk::entry::Entry as CacheEntry;
+use cmonhachk::defaults::{BindAddress, bind_addresses, of_this_machine};
+use cmonhachk::entry::Entry;
 use cmonhachk::evaluation::evaluate;
 use cmonhachk::list;
 use cmonhachk::reason::Reason;
 use cmonhachk::request;
-use cmonhachk::verdict::{Verdict, verdict};
+use cmonhachk::verdict::{Role, Verdict, verdict};
 use proptest::prelude::*;
 
 use crate::scale::amount;
@@ -30,16 +30,26 @@ struct Controller {
 }
 
 /// A few addresses, so that a node is in a list by chance. Some begin with the text of another one.
+const ADDRESSES: [&str; 6] = [
+    "10.0.0.1",
+    "10.0.0.10",
+    "10.0.0.101",
+    "110.0.0.1",
+    "fd00::1",
+    "fd00::10",
+];
+
+fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
 fn address() -> impl Strategy<Value = IpAddr> {
-    prop_oneof![
-        Just("10.0.0.1"),
-        Just("10.0.0.10"),
-        Just("10.0.0.101"),
-        Just("110.0.0.1"),
-        Just("fd00::1"),
-        Just("fd00::10"),
-    ]
-    .prop_map(|text| text.parse().unwrap())
+    prop::sample::select(addresses(&ADDRESSES))
+}
+
+/// The addresses of a machine's interfaces.
+fn interfaces() -> impl Strategy<Value = Vec<IpAddr>> {
+    prop::sample::subsequence(addresses(&ADDRESSES), 2..=ADDRESSES.len())
 }
 
 /// A field that may hold blanks and everything except control characters, and does not end in a blank.
@@ -165,6 +175,7 @@ fn identity() -> impl Strategy<Value = Vec<String>> {
     let entry = prop_oneof![
         4 => address().prop_map(|address| address.to_string()),
         1 => Just("127.0.0.1".to_string()),
+        1 => Just("0.0.0.0".to_string()),
         1 => Just("CC1.example.COM".to_string()),
         1 => Just("elsewhere".to_string()),
     ];
@@ -173,21 +184,28 @@ fn identity() -> impl Strategy<Value = Vec<String>> {
     })
 }
 
-fn is_row_of(entry: &str, controller: &Controller) -> bool {
-    match entry.parse::<IpAddr>() {
-        Ok(address) if address.is_loopback() => false,
-        Ok(address) => controller.ip.or_else(|| controller.name.parse().ok()) == Some(address),
-        Err(_) => controller.name.eq_ignore_ascii_case(entry),
-    }
+fn is_row_of(entry: &str, here: &[IpAddr], controller: &Controller) -> bool {
+    let Ok(address) = entry.parse::<IpAddr>() else {
+        return controller.name.eq_ignore_ascii_case(entry);
+    };
+    let theirs = controller.ip.or_else(|| controller.name.parse().ok());
+    theirs.is_some_and(|theirs| here.contains(&theirs) && (theirs == address || address.is_unspecified()))
 }
 
-/// The verdict as the table in the README has it.
-fn model(entries: &[String], controllers: &[Controller]) -> Verdict {
+/// The verdict as the manual page has it: an entry that is no address of this machine, `here`, names nobody.
+fn model(entries: &[String], here: &[IpAddr], controllers: &[Controller]) -> Verdict {
     let unknown = Verdict::Unknown;
+    let is_elsewhere = |entry: &String| match entry.parse::<IpAddr>() {
+        Ok(address) => !address.is_unspecified() && !here.contains(&address),
+        Err(_) => false,
+    };
+    if entries.iter().all(is_elsewhere) {
+        return unknown(Reason::AnotherNode);
+    }
     if controllers.is_empty() {
         return unknown(Reason::NoControllers);
     }
-    let is_ours = |row: &&Controller| entries.iter().any(|entry| is_row_of(entry, row));
+    let is_ours = |row: &&Controller| entries.iter().any(|entry| is_row_of(entry, here, row));
     let ours: Vec<_> = controllers.iter().filter(is_ours).collect();
     if ours.is_empty() {
         return unknown(Reason::NotListed);
@@ -196,19 +214,23 @@ fn model(entries: &[String], controllers: &[Controller]) -> Verdict {
     match ours[0].state {
         state if ours.iter().any(|row| row.state != state) => unknown(Reason::RowsDisagree),
         _ if leaders > 1 => unknown(Reason::SeveralLeaders),
-        'l' => Verdict::Leader,
-        'f' => Verdict::Follower,
+        'l' => Verdict::Known(Role::Leader),
+        'f' => Verdict::Known(Role::Follower),
         '-' => unknown(Reason::Offline),
         _ => unknown(Reason::NoRole),
     }
 }
 
-/// What the program makes of it.
-fn told(entries: &[String], printed: &[u8]) -> Verdict {
+/// What the program makes of it, on a machine with the addresses `here`.
+fn told(entries: &[String], here: &[IpAddr], printed: &[u8]) -> Verdict {
     let entries = bind_addresses(format!("RPC_BIND_ADDRESSES='{}'", entries.join(",")).as_bytes()).unwrap();
+    let entries = match of_this_machine(&entries, here) {
+        Ok(entries) => entries,
+        Err(fault) => return Verdict::Unknown(fault.reason),
+    };
     let text = list::plain(printed);
     match list::parse(&text) {
-        Ok(rows) => verdict(&evaluate(&entries, &[], &rows)),
+        Ok(rows) => verdict(&evaluate(&entries, here, &rows)),
         Err(_) => Verdict::Unknown(Reason::ListUnreadable),
     }
 }
@@ -264,16 +286,19 @@ proptest! {
     #[test]
     fn the_verdict_on_any_list_is_the_models(
         entries in identity(),
+        here in interfaces(),
         controllers in controllers(),
         coloured: bool,
     ) {
         let printed = print(&controllers, coloured);
-        prop_assert_eq!(told(&entries, printed.as_bytes()), model(&entries, &controllers), "{}", printed);
+        let told = told(&entries, &here, printed.as_bytes());
+        prop_assert_eq!(told, model(&entries, &here, &controllers), "{}", printed);
     }
 
     #[test]
     fn a_damaged_list_makes_a_leader_only_of_the_one_whose_row_still_says_so(
         entries in identity(),
+        here in interfaces(),
         controllers in controllers(),
         coloured: bool,
         damages in prop::collection::vec(damage(), 1..4),
@@ -282,9 +307,9 @@ proptest! {
         for damage in &damages {
             apply(damage, &mut text);
         }
-        if told(&entries, &text) == Verdict::Leader {
+        if told(&entries, &here, &text) == Verdict::Known(Role::Leader) {
             // Checked without the parser: exactly one line starts like a leader's, and it has one of
-            // this node's entries.
+            // this node's names or addresses.
             let plain = list::plain(&text);
             let leaders: Vec<String> = plain
                 .split(|byte| *byte == b'\n')
@@ -294,7 +319,13 @@ proptest! {
             prop_assert_eq!(leaders.len(), 1);
             let canonical = |word: &str| word.parse::<IpAddr>().map_or(word.to_string(), |address| address.to_canonical().to_string());
             let words: Vec<String> = leaders[0].split_whitespace().map(canonical).collect();
-            prop_assert!(entries.iter().any(|entry| words.contains(&entry.to_lowercase())), "{:?}", leaders);
+            let is_named = |entry: &String| match entry.parse::<IpAddr>() {
+                Ok(address) => here.iter().any(|ours| {
+                    (*ours == address || address.is_unspecified()) && words.contains(&ours.to_string())
+                }),
+                Err(_) => words.contains(&entry.to_lowercase()),
+            };
+            prop_assert!(entries.iter().any(is_named), "{:?}", leaders);
         }
     }
 
@@ -307,7 +338,8 @@ proptest! {
         let printed = print(&controllers, false);
         // The last newline may be missing; nothing else may.
         let cut = at.index(printed.len() - 1);
-        prop_assert_eq!(told(&entries, &printed.as_bytes()[..cut]), Verdict::Unknown(Reason::ListUnreadable));
+        let told = told(&entries, &addresses(&ADDRESSES), &printed.as_bytes()[..cut]);
+        prop_assert_eq!(told, Verdict::Unknown(Reason::ListUnreadable));
     }
 
     #[test]
@@ -320,25 +352,31 @@ proptest! {
             let _ = bind_addresses(bytes);
             let _ = request::is_complete(bytes);
             let _ = request::is_head(bytes);
-            prop_assert_eq!(CacheEntry::decode(&String::from_utf8_lossy(bytes)), None);
+            prop_assert_eq!(Entry::decode(&String::from_utf8_lossy(bytes)), None);
         }
     }
 
     #[test]
-    fn any_list_of_entries_in_any_style_is_read_as_it_stands(
+    fn any_list_of_entries_in_any_style_is_read_as_it_stands_unless_a_blank_is_unquoted(
         words in prop::collection::vec("[a-zA-Z0-9][a-zA-Z0-9.:_-]{0,20}", 1..6),
         separator in prop::sample::select(vec![",", " ", ", ", "\t", " , "]),
         style in prop::sample::select(vec!["", "'", "\""]),
         export in prop::sample::select(vec!["", "export ", "  export\t", "   "]),
-        end in prop::sample::select(vec!["\n", "\r\n", "", " # 10.9.9.9\n", " \t\r\n#RPC_BIND_ADDRESSES=10.9.9.9\r\n"]),
-        before in "([A-Z_]{1,9}=[a-z ]{0,9}\n){0,3}",
+        end in prop::sample::select(vec!["\n", "\r\n", "", " # 10.9.9.9\n", "\r \t\n#RPC_BIND_ADDRESSES=10.9.9.9\r\n"]),
+        before in "([A-Z]_[A-Z_]{0,7}=\"[a-z ]{0,9}\"\n){0,3}",
     ) {
         let text = format!("{before}{export}RPC_BIND_ADDRESSES={style}{}{style}{end}", words.join(separator));
-        let text = [b"\xff\xfe\n".as_slice(), text.as_bytes()].concat();
+        let text = [b"# \xff\xfe\n".as_slice(), text.as_bytes()].concat();
+        let is_plain = !style.is_empty() || separator == "," || words.len() == 1;
         let read: Vec<String> = match bind_addresses(&text) {
-            Ok(entries) => entries.iter().map(Entry::to_string).collect(),
-            Err(fault) => { prop_assert_eq!(fault.reason, Reason::OnlyLoopback); return Ok(()); }
+            Ok(entries) => entries.iter().map(BindAddress::to_string).collect(),
+            Err(fault) => {
+                let expected = if is_plain { Reason::OnlyLoopback } else { Reason::DefaultsUnclear };
+                prop_assert_eq!(fault.reason, expected);
+                return Ok(());
+            }
         };
+        prop_assert!(is_plain);
         let canonical = |word: &String| match word.parse::<IpAddr>() {
             Ok(address) if address.is_unspecified() => "the wildcard address".to_string(),
             Ok(address) => address.to_canonical().to_string(),
