@@ -264,6 +264,20 @@ fn assigned(text: &[u8]) -> Result<Vec<BindAddress>, Reason> {
     }
 }
 
+/// What bash or dash lets nobody assign, or takes for a number.
+const SPECIAL: &[&str] = &[
+    "UID",
+    "EUID",
+    "PPID",
+    "OPTIND",
+    "RANDOM",
+    "SRANDOM",
+    "HISTCMD",
+    "SHELLOPTS",
+    "BASHOPTS",
+    "BASH_VERSINFO",
+];
+
 /// A name, and what is assigned to it: None if that has a variable.
 type Assignment<'a> = (&'a [u8], Option<Vec<u8>>);
 
@@ -284,6 +298,9 @@ fn plain_line(line: &[u8]) -> Option<Option<Assignment<'_>>> {
     let mut assignment = None;
     if let Some(after) = rest.strip_prefix(b"=") {
         rest = after;
+        if SPECIAL.contains(&str::from_utf8(name).ok()?) {
+            return None;
+        }
         assignment = Some((name, value(&mut rest)?));
         rest = rest.strip_prefix(b"\r").unwrap_or(rest);
     }
