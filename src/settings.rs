@@ -26,6 +26,9 @@ const LINE: &str = r#"(?x-u) ^[\ \t]* (?:
     | export[\ \t]+ [A-Za-z_][A-Za-z0-9_]*
     ) (?: [\ \t]+ (?: \#[^\x00]* )? )? $"#;
 
+/// Names that a shell does not let a file assign, or whose value it evaluates: `RANDOM=A=5` makes bash assign to A.
+const SPECIAL: &str = "BASHOPTS BASH_VERSINFO EUID HISTCMD OPTIND PPID RANDOM SHELLOPTS SRANDOM UID";
+
 /// Tells what each line of a text is.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = Line<'_>> {
     let mut pattern = None;
@@ -43,6 +46,7 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = Line<'_>> {
             return Line::Other;
         };
         match (parts.get(1), parts.get(2)) {
+            (Some(name), _) if SPECIAL.split(' ').any(|special| special.as_bytes() == name.as_bytes()) => Line::Other,
             (Some(name), Some(value)) => Line::Assignment(name.as_bytes(), literal(value.as_bytes())),
             _ => Line::Nothing,
         }
@@ -131,6 +135,8 @@ mod tests {
             "export A\r",
             "A=1\0",
             "#\0",
+            "UID=0",
+            "export RANDOM=A=5",
             "if true",
             ". /etc/other",
         ] {
