@@ -34,10 +34,8 @@ pub fn files() -> [PathBuf; 2] {
 
 /// The path, with the home folder for a `~` at its start.
 fn expand(path: &OsStr) -> PathBuf {
-    match Path::new(path).strip_prefix("~") {
-        Ok(rest) => PathBuf::from(home().unwrap_or_default().0).join(rest),
-        Err(_) => path.into(),
-    }
+    let below_home = |rest| PathBuf::from(home().unwrap_or_default().0).join(rest);
+    Path::new(path).strip_prefix("~").map_or(path.into(), below_home)
 }
 
 /// A digest that tells these credentials, the files and the key, from others, and this boot from others.

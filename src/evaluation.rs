@@ -1,6 +1,5 @@
 //! The evaluation of the list: what it says about this node.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::anyhow;
@@ -10,10 +9,8 @@ use crate::list::{Row, State};
 use crate::reason::Reason;
 use crate::verdict::{Outcome, Role};
 
-/// Finds this node in the list, and the role that the list gives it.
-///
-/// A row is a row of this node if it matches any of `entries`. A wildcard among them stands for `interfaces`, this
-/// machine's addresses.
+/// Finds this node in the list, and the role that the list gives it. A row is this node's if any of `entries`
+/// fits. A wildcard among them stands for `interfaces`, this machine's addresses.
 ///
 /// # Errors
 /// The reason why the list gives this node no certain role.
@@ -21,8 +18,16 @@ pub fn evaluate(entries: &[BindAddress], interfaces: &[IpAddr], rows: &[Row<'_>]
     if rows.is_empty() {
         return Err(Reason::NoControllers.because(anyhow!("s9s lists no controllers")));
     }
-    let node = Node::new(entries, interfaces);
-    let ours: Vec<_> = rows.iter().filter(|row| node.has(row)).collect();
+    let is_ours = |row: &&Row<'_>| {
+        let address = row.address();
+        entries.iter().any(|entry| match entry {
+            BindAddress::Address(own) => address == Some(*own),
+            BindAddress::Wildcard => address.is_some_and(|address| interfaces.contains(&address)),
+            BindAddress::Name(own) => row.name.eq_ignore_ascii_case(own),
+            BindAddress::Loopback(_) => false,
+        })
+    };
+    let ours: Vec<_> = rows.iter().filter(is_ours).collect();
     let Some(row) = ours.first() else {
         return Err(Reason::NotListed.because(anyhow!("no row for {}", join(entries))));
     };
@@ -42,35 +47,6 @@ pub fn evaluate(entries: &[BindAddress], interfaces: &[IpAddr], rows: &[Row<'_>]
         State::NoRole => Reason::NoRole,
     };
     Err(reason.because(anyhow!("this node's row is \"{text}\"")))
-}
-
-/// The addresses and names of this node, names in lower case.
-struct Node {
-    addresses: BTreeSet<IpAddr>,
-    names: BTreeSet<Vec<u8>>,
-}
-
-impl Node {
-    fn new(entries: &[BindAddress], interfaces: &[IpAddr]) -> Node {
-        let mut node = Node {
-            addresses: BTreeSet::new(),
-            names: BTreeSet::new(),
-        };
-        for entry in entries {
-            match entry {
-                BindAddress::Address(address) => node.addresses.extend([*address]),
-                BindAddress::Wildcard => node.addresses.extend(interfaces),
-                BindAddress::Name(name) => node.names.extend([name.to_ascii_lowercase()]),
-                BindAddress::Loopback(_) => {}
-            }
-        }
-        node
-    }
-
-    fn has(&self, row: &Row<'_>) -> bool {
-        row.address().is_some_and(|address| self.addresses.contains(&address))
-            || self.names.contains(&row.name.to_ascii_lowercase())
-    }
 }
 
 #[cfg(test)]

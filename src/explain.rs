@@ -170,10 +170,10 @@ fn describe(entry: &BindAddress, ours: &[IpAddr]) -> String {
         BindAddress::Address(address) if !ours.contains(address) => {
             format!("{address} (no interface of this machine has it)")
         }
-        BindAddress::Address(address) => format!("{address}"),
         BindAddress::Loopback(address) => format!("{address} (loopback: ignored)"),
         BindAddress::Name(_) => format!("{entry} (host name)"),
         BindAddress::Wildcard if ours.is_empty() => format!("{entry} (no interface has an address)"),
+        BindAddress::Address(address) => address.to_string(),
         BindAddress::Wildcard => {
             let addresses: Vec<_> = ours.iter().map(ToString::to_string).collect();
             format!("{entry}: {}", addresses.join(", "))

@@ -54,7 +54,7 @@
 //! A check is a process that answers once, so a hang, a leak or a crash ends with it. The checks share no more
 //! than a lock, which the kernel frees when its holder ends, and two links beside it: the last verdict of s9s,
 //! and what clients were told last. Each can be deleted at any moment.
-//!
+
 #![warn(missing_docs)]
 
 pub mod answer;

@@ -1,7 +1,7 @@
 //! What is known of s9s: how it is found and run, and what each way to end means.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,7 +38,9 @@ pub fn run(program: &Path, deadline: Moment) -> Result<Run, Fault> {
     if let Some((home, _)) = conf::home() {
         command.env("HOME", home);
     }
-    for (name, _) in env::vars_os().filter(|(name, _)| is_loud(name)) {
+    // With these, s9s prints more than the list, the password among it.
+    let loud = |name: &OsString| name == "S9S_VERBOSE" || name.as_bytes().starts_with(b"S9S_DEBUG");
+    for (name, _) in env::vars_os().filter(|(name, _)| loud(name)) {
         command.env_remove(name);
     }
     process::run(&mut command, deadline).map_err(|why| not_started(program, why))
@@ -46,11 +48,6 @@ pub fn run(program: &Path, deadline: Moment) -> Result<Run, Fault> {
 
 fn path() -> OsString {
     variable("PATH").unwrap_or_else(|| USUAL_PATH.into())
-}
-
-/// Whether s9s must not get this variable: with it, s9s prints more than the list, the password among it.
-pub fn is_loud(name: &OsStr) -> bool {
-    name == "S9S_VERBOSE" || name.as_bytes().starts_with(b"S9S_DEBUG")
 }
 
 /// Finds the client: a path, or a name that is looked up on PATH.
@@ -155,10 +152,7 @@ pub fn ending(run: &Run) -> String {
         Ended::Exited(status) => format!("exited with status {status} after {seconds:.3} s"),
         Ended::Killed(signal) => format!("was ended by {signal} after {seconds:.3} s"),
         Ended::TimedOut => format!("was still running after {seconds:.3} s and was killed"),
-        Ended::Survived(survivor) => format!(
-            "was still running after {seconds:.3} s, and SIGKILL does not end it: process {}",
-            survivor.pid
-        ),
+        Ended::Survived(_) => format!("was still running after {seconds:.3} s, and SIGKILL does not end it"),
         Ended::TooMuchOutput => format!("printed more than {MAX_OUTPUT} bytes and was killed after {seconds:.3} s"),
     }
 }

@@ -13,8 +13,7 @@ use crate::cache::{beside, folder, replace, text};
 use crate::log;
 use crate::verdict::Verdict;
 
-/// Records that clients are told `verdict`. If they were told another one before, logs the change, with the
-/// row or the error behind it.
+/// Records that clients are told `verdict`. Logs a change, with the row or the error behind it.
 pub fn tell(lock_file: &Path, verdict: Verdict, evidence: &str) {
     if last(lock_file, None) == Some(verdict) {
         return;
