@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use nix::unistd::{AccessFlags, Uid, User, access};
 
@@ -14,13 +15,18 @@ use crate::machine::{identity, is_missing, read_file, variable};
 /// The home folder that s9s uses, and where that is from. If this user cannot enter HOME, it belongs to somebody
 /// else and was handed on by the program that started xinetd.
 pub fn home() -> Option<(OsString, &'static str)> {
-    let given = variable("HOME").filter(|home| access(Path::new(home), AccessFlags::X_OK).is_ok());
-    let own = || {
-        User::from_uid(Uid::effective())
-            .ok()?
-            .map(|user| (user.dir.into_os_string(), "/etc/passwd"))
-    };
-    given.map(|home| (home, "HOME")).or_else(own)
+    // A look into /etc/passwd takes long enough to do it once.
+    static HOME: LazyLock<Option<(OsString, &str)>> = LazyLock::new(|| {
+        let given = variable("HOME").filter(|home| access(Path::new(home), AccessFlags::X_OK).is_ok());
+        let own = || {
+            Some((
+                User::from_uid(Uid::effective()).ok()??.dir.into_os_string(),
+                "/etc/passwd",
+            ))
+        };
+        given.map(|home| (home, "HOME")).or_else(own)
+    });
+    HOME.clone()
 }
 
 /// The s9s.conf files; a value in the first counts before one in the second.

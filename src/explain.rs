@@ -26,7 +26,7 @@ use crate::s9s::{ARGUMENTS, ending};
 use crate::told;
 use crate::verdict::{Role, Verdict, verdict};
 
-/// The user that the packages run the service as.
+/// The packages' user.
 const SERVICE_USER: &str = "cmonhachk";
 
 /// The limits of what is shown: bytes of one line, and lines of each output of s9s.

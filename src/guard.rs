@@ -52,14 +52,11 @@ pub fn arm(deadline: Moment, answer: impl FnOnce(Reason, &str) -> i32 + Send + '
     let watch = guard.clone();
     thread::Builder::new().stack_size(STACK).spawn(move || {
         thread::sleep(deadline.left());
-        let waits_for_lock = watch.doing().1;
-        let reason = match waits_for_lock {
-            true => Reason::LockTimeout,
-            false => {
-                thread::sleep(GRACE);
-                Reason::Stuck
-            }
-        };
+        let mut reason = Reason::LockTimeout;
+        if !watch.doing().1 {
+            thread::sleep(GRACE);
+            reason = Reason::Stuck;
+        }
         if watch.takes_the_answer() {
             let doing = format!("no answer in time: still {}", watch.doing().0);
             std::process::exit(answer(reason, &doing));

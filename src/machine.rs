@@ -31,7 +31,7 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     if !file.metadata()?.is_file() {
         return Err(Error::other("it is not a regular file"));
     }
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(4096);
     (&file).take(MAX_FILE + 1).read_to_end(&mut text)?;
     if text.len() as u64 > MAX_FILE {
         return Err(Error::other(format!("it is larger than {MAX_FILE} bytes")));

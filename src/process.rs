@@ -208,11 +208,10 @@ struct Stream {
 
 impl Stream {
     fn new(pipe: OwnedFd) -> Stream {
-        // It fails only for what is no open file.
         let _ = fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
         Stream {
             pipe: Some(File::from(pipe)),
-            bytes: Vec::new(),
+            bytes: Vec::with_capacity(4096),
         }
     }
 

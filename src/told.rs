@@ -25,7 +25,6 @@ pub fn tell(lock_file: &Path, verdict: Verdict, evidence: &str) {
     let before = last(lock_file, None);
     if before != Some(verdict) {
         log::change(before, verdict, evidence);
-        // Where it cannot be recorded, each check logs it.
         let _ = replace(&beside(lock_file, "told"), &verdict.words());
     }
 }
