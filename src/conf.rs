@@ -15,7 +15,6 @@ use crate::machine::{identity, is_missing, read_file, variable};
 /// The home folder that s9s uses, and where that is from. If this user cannot enter HOME, it belongs to somebody
 /// else and was handed on by the program that started xinetd.
 pub fn home() -> Option<(OsString, &'static str)> {
-    // A look into /etc/passwd takes long enough to do it once.
     static HOME: LazyLock<Option<(OsString, &str)>> = LazyLock::new(|| {
         let given = variable("HOME").filter(|home| access(Path::new(home), AccessFlags::X_OK).is_ok());
         let own = || {

@@ -136,8 +136,9 @@ pub fn run(command: &mut Command, deadline: Moment) -> Result<Run, NotStarted> {
     })
 }
 
-/// Gives the new process its group, and ties it to its parent.
+/// Gives the new process its group and no blocked signal, and ties it to its parent.
 fn enter_group(parent: Pid) -> nix::Result<()> {
+    SigSet::empty().thread_set_mask()?;
     setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     set_pdeathsig(Signal::SIGKILL)?;
     // If the parent died before this took effect, nothing else kills this process.

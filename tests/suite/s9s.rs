@@ -392,7 +392,17 @@ fn signals_that_somebody_blocked_or_ignored_before_do_not_matter() {
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), LEADER);
     let signals = fs::read_to_string(cluster.folder.join("signals")).unwrap();
-    assert!(signals.contains("SigBlk:\t0000000000000000"), "{signals}");
+    // A shell unblocks all signals itself, awk does not.
+    let text = "#!/usr/bin/awk -f\nBEGIN { while ((getline line <\"/proc/self/status\") > 0) if (line ~ /^Sig/) print line }\n";
+    let awk = cluster.folder.write("awk", text);
+    fs::set_permissions(&awk, Permissions::from_mode(0o755)).unwrap();
+    let told = command
+        .args(["--explain", "--s9s", awk.to_str().unwrap()])
+        .output()
+        .unwrap()
+        .stdout;
+    let told = String::from_utf8(told).unwrap();
+    assert!(told.contains("    SigBlk: 0000000000000000\n"), "{told}");
     let ignored = signals.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
     let ignored = u64::from_str_radix(ignored, 16).unwrap();
     for signal in [Signal::SIGPIPE, Signal::SIGCHLD] {
