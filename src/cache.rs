@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::fcntl::{self, OFlag};
 use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
 use nix::sys::stat::{Mode, fstat};
-use nix::unistd::Uid;
+use nix::unistd::{AccessFlags, Uid, access};
 
 use crate::conf;
 use crate::entry::Entry;
@@ -79,19 +79,15 @@ pub fn turn(options: &Options, deadline: Moment, guard: &Guard) -> Result<Turn, 
     locked.map_err(|error| unusable(anyhow!(error).context("it cannot be locked")))?;
     let waited = asked.age().unwrap_or_default();
     guard.enter("reading the verdict beside", lock_file);
-    // The previous holder may have published a verdict while this check waited. No run takes longer than
-    // the timeout.
+    // The previous holder may have published a verdict meanwhile. No run takes longer than the timeout.
     let before = entry(lock_file, None);
     let limit = if before == found { options.max_age } else { timeout };
     if let Some(verdict) = usable(&before, limit) {
         return Ok(Turn::Hit(verdict));
     }
     if waited > timeout / 6 || deadline.left() < timeout / 2 {
-        let (waited, left) = (waited.as_secs_f64(), deadline.left().as_secs_f64());
-        return Err(Reason::LockTimeout.because(anyhow!(
-            "no verdict after {waited:.2} s for the lock on {}, and with {left:.2} s left s9s is not run",
-            lock_file.display()
-        )));
+        let why = format!("the lock on {} came too late to run s9s", lock_file.display());
+        return Err(Reason::LockTimeout.because(anyhow!(why)));
     }
     Ok(Turn::Miss(Slot {
         key,
@@ -186,11 +182,14 @@ pub fn open(path: &Path, create: bool) -> Result<File> {
         me.is_root() || owner == me.as_raw() || owner == 0,
         "its folder belongs to user {owner} and this check runs as user {me}; run it as that user"
     );
+    // Without it, neither a verdict nor a pause can be kept.
+    ensure!(
+        !create || access(folder, AccessFlags::W_OK).is_ok(),
+        "user {me} cannot write into its folder"
+    );
     // The service may have run as another user before, for example as root in the article's way.
-    if create
-        && (me.is_root() || owner == me.as_raw())
-        && fs::symlink_metadata(path).is_ok_and(|file| file.is_file() && file.uid() != me.as_raw())
-    {
+    let is_anothers = |file: fs::Metadata| file.is_file() && file.uid() != me.as_raw();
+    if create && fs::symlink_metadata(path).is_ok_and(is_anothers) {
         fs::remove_file(path).context("it belongs to another user and cannot be removed")?;
     }
     let file = OpenOptions::new()

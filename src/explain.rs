@@ -107,24 +107,24 @@ fn service(options: &Options, guard: &Guard) -> (Option<Verdict>, bool) {
     guard.enter("reading the verdict beside", lock_file);
     say!("What the service answers");
     say!("  lock file {}", lock_file.display());
+    let folder = fs::metadata(cache::folder(lock_file));
+    let owner = folder.map(|folder| Uid::from_raw(folder.uid())).ok();
+    let is_ours = owner == Some(Uid::effective());
     // Root can believe the files of the user that the folder belongs to.
-    let folder = fs::metadata(cache::folder(lock_file)).ok();
-    let owner = folder
-        .map(|folder| Uid::from_raw(folder.uid()))
-        .filter(|_| Uid::effective().is_root());
+    let owner = owner.filter(|_| Uid::effective().is_root());
     match cache::open(lock_file, false) {
         Err(why) if why.root_cause().downcast_ref().is_some_and(is_missing) => {
             say!("  not there; the service's first check makes it, if it may");
         }
-        Err(why) if owner.is_none_or(Uid::is_root) => {
+        Err(why) if is_ours || owner.is_none() => {
             say!("  it cannot be used: {why:#}");
-            return (Some(Verdict::Unknown(Reason::LockUnusable)), true);
+            return (is_ours.then_some(Verdict::Unknown(Reason::LockUnusable)), true);
         }
         _ => {}
     }
     let mut is_recent = false;
-    if let Some(entry) = cache::entry(lock_file, owner) {
-        let age = entry.from.age().unwrap_or_default();
+    let entry = cache::entry(lock_file, owner).and_then(|entry| Some((entry.from.age()?, entry)));
+    if let Some((age, entry)) = entry {
         say!("  cached: {}, {:.1} s old", entry.verdict.words(), age.as_secs_f64());
         let pause = match entry.pause.survivor {
             Some(survivor) if survivor.is_there() => Some(format!("while process {} is there", survivor.pid)),

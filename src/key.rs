@@ -1,4 +1,4 @@
-//! The cache key: a digest of everything that decides the verdict.
+//! The cache key: a digest of what decides the verdict, but for the files of s9s itself.
 //!
 //! A changed file or variable must not give the old verdict. `--timeout` is in the key: a timeout of s9s says
 //! nothing to a service that waits longer. `--max-age` is not: it changes how a verdict is used, not what it is.

@@ -21,9 +21,10 @@ const NOTICE: u8 = 3 * 8 + 5;
 /// Logs that what clients are told has changed, with the row or the error that it comes from.
 pub fn change(before: Option<Verdict>, now: Verdict, evidence: &str) {
     let before = before.map_or_else(|| "none".to_string(), Verdict::words);
-    let priority = match now {
-        Verdict::Known(_) => NOTICE,
-        Verdict::Unknown(_) => WARNING,
+    let priority = if matches!(now, Verdict::Known(_)) {
+        NOTICE
+    } else {
+        WARNING
     };
     line(priority, &format!("{before} -> {}: {evidence}", now.words()));
 }

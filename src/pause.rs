@@ -41,7 +41,8 @@ impl Pause {
         before: Option<(Verdict, Pause)>,
         backoff: Duration,
     ) -> Pause {
-        let logged_in = ended == Some(Ended::Exited(0));
+        // With status 2, s9s has logged in, and the listing failed.
+        let logged_in = matches!(ended, Some(Ended::Exited(0 | 2)));
         let before = before.filter(|(_, pause)| pause.credentials == credentials && !logged_in);
         let refused = before.map_or(Duration::ZERO, |(_, pause)| pause.refused);
         let again = before.filter(|(previous, _)| *previous == verdict);

@@ -31,6 +31,7 @@ pub fn serve(connection: Connection, started: Moment) {
     // A panic must not cost the client its answer.
     let answered = panic::catch_unwind(AssertUnwindSafe(|| answer(connection, started, &mut head)));
     if let Err(reason) = answered.unwrap_or(Err(Reason::InternalError)) {
+        connection.wait_for_the_rest(&mut head, started + READING);
         send(connection, Verdict::Unknown(reason), &head);
     }
     connection.linger();

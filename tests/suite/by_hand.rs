@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{Uid, chown};
 
-use crate::cluster::{Cluster, FOLLOWER, LEADER, Node, in_namespaces, unknown, with_fault};
+use crate::cluster::{Cluster, FOLLOWER, LEADER, Node, in_namespaces, starting, unknown, with_fault};
 use crate::controller::later;
 
 #[test]
@@ -255,6 +255,26 @@ fn explain_does_not_believe_a_stranger() {
     let lock = folder.join("lock");
     let text = node.answer(&["--explain", "--lock-file", lock.to_str().unwrap()]);
     assert!(text.contains("a pause: s9s is not run for another 2"), "{text}");
+}
+
+#[test]
+fn explain_claims_nothing_of_a_service_whose_folder_it_may_not_enter() {
+    let cluster = Cluster::for_any_user();
+    let folder = cluster.folder.join("service");
+    let node = Node {
+        lock: folder.join("lock"),
+        s9s: cluster.folder.join("sim"),
+        ..cluster.leader()
+    };
+    assert_eq!(node.get(&[]), LEADER);
+    let mut check = starting("setpriv", &node.command());
+    check.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    check.arg(cluster.folder.join("cmonhachk")).arg("--explain");
+    let told = String::from_utf8(check.output().unwrap().stdout).unwrap();
+    assert!(
+        told.contains("  it cannot be used: ") && told.contains("The service was not asked just now"),
+        "{told}"
+    );
 }
 
 #[test]

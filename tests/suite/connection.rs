@@ -14,7 +14,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::cluster::{
     Client, Cluster, FOLLOWER, GET, LEADER, connect, exits, once_in_a_while, receive, requesting, starting, unknown,
-    wait_until,
+    wait_until, with_fault,
 };
 use crate::syslog::{Log, logging};
 
@@ -181,6 +181,21 @@ fn a_head_is_waited_for_up_to_8_kib_and_no_further() {
     let half_a_second = Duration::from_millis(500);
     assert!(once_in_a_while(|| after(&endless_head(8 * 1024)) < half_a_second));
     assert!(once_in_a_while(|| after(&endless_head(8 * 1024 - 1)) > half_a_second));
+}
+
+#[test]
+fn a_late_head_request_gets_no_body_even_where_there_can_be_no_check() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let mut wrong = node.connect(&["--timout", "3"]);
+    let mut alone = connect(&mut with_fault("clone,clone3:error=EAGAIN", &node.command()));
+    for (client, code) in [(&mut wrong, "bad-arguments"), (&mut alone, "s9s-not-started")] {
+        thread::sleep(Duration::from_millis(200));
+        client.send(b"HEAD / HTTP/1.0\r\n\r\n");
+        let whole = unknown(code);
+        let (head, _) = whole.split_once("<html>").unwrap();
+        assert_eq!(client.receive(), head);
+    }
 }
 
 #[test]

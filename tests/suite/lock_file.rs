@@ -185,6 +185,28 @@ fn without_a_folder_for_the_lock_file_s9s_is_not_run() {
 }
 
 #[test]
+fn where_no_pause_could_be_kept_s9s_is_not_run() {
+    let cluster = Cluster::for_any_user();
+    cluster.behaves("wrong-password");
+    let folder = cluster.folder.join("roots");
+    fs::create_dir(&folder).unwrap();
+    let node = Node {
+        lock: folder.join("lock"),
+        s9s: cluster.folder.join("sim"),
+        ..cluster.leader()
+    };
+    put_lock(&node, b"");
+    chown(&node.lock, Some(Uid::from_raw(65534)), None).unwrap();
+    for _ in 0..3 {
+        assert_eq!(
+            requesting(&mut as_nobody(&node), GET).answer(),
+            unknown("lock-unusable")
+        );
+    }
+    assert_eq!(cluster.runs(), 0);
+}
+
+#[test]
 fn without_a_boot_id_s9s_is_not_run() {
     let cluster = Cluster::new();
     let log = Log::open(&cluster);
