@@ -21,12 +21,9 @@ const NOTICE: u8 = 3 * 8 + 5;
 /// Logs that what clients are told has changed, with the row or the error that it comes from.
 pub fn change(before: Option<Verdict>, now: Verdict, evidence: &str) {
     let before = before.map_or_else(|| "none".to_string(), Verdict::words);
-    let priority = if matches!(now, Verdict::Known(_)) {
-        NOTICE
-    } else {
-        WARNING
-    };
-    line(priority, &format!("{before} -> {}: {evidence}", now.words()));
+    let text = format!("{before} -> {}: {evidence}", now.words());
+    let is_known = matches!(now, Verdict::Known(_));
+    line(if is_known { NOTICE } else { WARNING }, &text);
 }
 
 /// Logs a fault of the check itself: its arguments, its lock file, its code.
