@@ -1,6 +1,4 @@
-//! What a person or a script gets: the same answer on standard output, and an exit status.
-//!
-//! A check by hand uses neither the lock nor the cache: the service must not notice it.
+//! What a person or a script gets: the same answer, without the lock and the cache, and an exit status.
 
 use std::io::{self, Write};
 use std::process::ExitCode;

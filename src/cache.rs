@@ -173,7 +173,6 @@ pub fn open(path: &Path, create: bool) -> Result<File> {
     let me = Uid::effective();
     let folder = folder(path);
     if create && !folder.exists() {
-        // Another check may just have made it.
         let _ = DirBuilder::new().mode(0o700).create(folder);
     }
     let owner = folder.metadata().context("its folder cannot be used")?.uid();

@@ -3,13 +3,6 @@
 //! A file on a dead NFS server, behind an on-access scanner or on a frozen disk holds a process in
 //! a wait that no signal handler can interrupt. So the guard is a second thread. When it ends the
 //! process, the kernel kills s9s (see [`crate::process`]).
-//!
-//! ```text
-//! start ── deadline ────────── +200 ms ────────────── +2.7 s
-//!          lock-timeout, if    stuck, if the check    the process ends,
-//!          it waits for the    has not answered       whatever it still does
-//!          lock
-//! ```
 
 use std::io;
 use std::path::Path;

@@ -30,10 +30,7 @@ Each option can also be set by its variable, in the environment or as a line NAM
 If xinetd or systemd starts it with a connection as standard input, it reads the request and answers:
 200 for the leader, 503 for a follower or if the role is unknown. The path /health is 200 for a
 follower, too, and HAProxy's agent check sends the line 'agent'. By hand, it prints the answer and
-exits with 0 for the leader, 1 for a follower, 2 if the role is unknown.
-
-For ClusterControl 1.9.6 to 2.3.x with CMON HA. In a Controller Pool (2.3.4 and later) no controller
-leads, so the answer is 503 with the reason controller-pool.";
+exits with 0 for the leader, 1 for a follower, 2 if the role is unknown.";
 
 /// What the operator asked for.
 #[derive(Debug, Parser)]

@@ -39,12 +39,7 @@ pub fn request(received: &[u8]) -> Request {
         return Request::Agent;
     }
     let target = first_line(head).split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-    // RFC 9112, section 3.2.2: the absolute form has to be accepted as well.
-    let path = match target.strip_prefix(b"http://") {
-        Some(rest) => &rest[rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len())..],
-        None => target,
-    };
-    match path.split(|byte| *byte == b'?').next() {
+    match target.split(|byte| *byte == b'?').next() {
         Some(b"/health") => Request::Health,
         _ => Request::Role,
     }
@@ -118,9 +113,7 @@ mod tests {
             (b"GET /health HTTP/1.1\r\n\r\n", Request::Health),
             (b"HEAD /health?verbose HTTP/1.0\n\n", Request::Health),
             (b"OPTIONS /health", Request::Health),
-            (b"GET http://cc1:9201/health HTTP/1.1\r\n\r\n", Request::Health),
-            (b"GET http://cc1 HTTP/1.1\r\n\r\n", Request::Role),
-            (b"GET http://health HTTP/1.1\r\n\r\n", Request::Role),
+            (b"GET http://cc1:9201/health HTTP/1.1\r\n\r\n", Request::Role),
             (b"GET /health/ HTTP/1.1\r\n\r\n", Request::Role),
             (b"GET /healthy HTTP/1.1\r\n\r\n", Request::Role),
             (b"GET / HTTP/1.1\r\nX: /health\r\n\r\n", Request::Role),

@@ -40,17 +40,36 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = Line<'_>> {
             [b'#', comment @ ..] if !comment.contains(&0) => return Line::Nothing,
             _ => {}
         }
-        // Most files have few such lines; a file without any must not pay for the pattern.
+        // Where no quote, blank or comment is, the pattern is not needed, which takes long to compile.
+        let end = line.iter().position(|byte| *byte == b'=').unwrap_or(line.len());
+        if is_name(&line[..end]) && end < line.len() && line.iter().all(is_plain) {
+            return assignment(&line[..end], &line[end + 1..]);
+        }
         let pattern = pattern.get_or_insert_with(|| Regex::new(LINE).expect("the pattern is constant and tested"));
         let Some(parts) = pattern.captures(line) else {
             return Line::Other;
         };
         match (parts.get(1), parts.get(2)) {
-            (Some(name), _) if SPECIAL.split(' ').any(|special| special.as_bytes() == name.as_bytes()) => Line::Other,
-            (Some(name), Some(value)) => Line::Assignment(name.as_bytes(), literal(value.as_bytes())),
+            (Some(name), Some(value)) => assignment(name.as_bytes(), value.as_bytes()),
             _ => Line::Nothing,
         }
     })
+}
+
+fn is_plain(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_.,:/@%+=#^-".contains(byte)
+}
+
+fn is_name(text: &[u8]) -> bool {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    text.iter().all(is_part) && text.first().is_some_and(|byte| !byte.is_ascii_digit())
+}
+
+fn assignment<'a>(name: &'a [u8], value: &[u8]) -> Line<'a> {
+    match SPECIAL.split(' ').any(|special| special.as_bytes() == name) {
+        true => Line::Other,
+        false => Line::Assignment(name, literal(value)),
+    }
 }
 
 /// A value without its quotes; None if it has a variable.

@@ -402,12 +402,7 @@ fn question(received: &[u8]) -> Request {
     let line = text.split_once('\n').map_or(text, |(line, _)| line);
     let line = line.strip_suffix('\r').unwrap_or(line);
     let rest = line.split_once(' ').map(|(_, rest)| rest);
-    // `http://HOST/PATH` asks the same as `/PATH`; the host also ends at the end of the target.
-    let path = rest.map(|rest| match rest.strip_prefix("http://") {
-        Some(rest) => &rest[rest.find(['/', ' ']).unwrap_or(rest.len())..],
-        None => rest,
-    });
-    let after_health = path.and_then(|path| path.strip_prefix("/health"));
+    let after_health = rest.and_then(|path| path.strip_prefix("/health"));
     match after_health {
         None if line == "agent" => Request::Agent,
         Some(after) if after.is_empty() || after.starts_with([' ', '?']) => Request::Health,
