@@ -154,7 +154,8 @@ fn judged(cluster: &Cluster, limits: &[Limit], must_answer: bool) -> Result<Stri
         Outcome::Said(said, _, status) if said.is_empty() && !must_answer && status.signal().is_some() => {
             Ok(format!("nothing: {status}"))
         }
-        Outcome::Said(said, Ok(()), status) if status.success() => {
+        // The limit of CPU time may end a check that has answered.
+        Outcome::Said(said, Ok(()), status) if status.success() || !must_answer => {
             let said = String::from_utf8_lossy(&said).into_owned();
             let mut codes = Reason::ALL.into_iter().map(Reason::code);
             if said == LEADER {
