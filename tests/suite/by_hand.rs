@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{Uid, chown};
 
-use crate::cluster::{Cluster, FOLLOWER, LEADER, Node, in_namespaces, starting, unknown, with_fault};
+use crate::cluster::{Cluster, FOLLOWER, LEADER, Node, in_namespaces, unknown, with_fault};
 use crate::controller::later;
 
 #[test]
@@ -267,9 +267,8 @@ fn explain_claims_nothing_of_a_service_whose_folder_it_may_not_enter() {
         ..cluster.leader()
     };
     assert_eq!(node.get(&[]), LEADER);
-    let mut check = starting("setpriv", &node.command());
-    check.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-    check.arg(cluster.folder.join("cmonhachk")).arg("--explain");
+    let mut check = node.command_of_nobody();
+    check.arg("--explain");
     let told = String::from_utf8(check.output().unwrap().stdout).unwrap();
     assert!(
         told.contains("  it cannot be used: ") && told.contains("The service was not asked just now"),

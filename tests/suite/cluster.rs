@@ -199,6 +199,14 @@ impl Node<'_> {
         command
     }
 
+    /// The same as a user without rights; for a node of [`Cluster::for_any_user`].
+    pub fn command_of_nobody(&self) -> Command {
+        let mut check = starting("setpriv", &self.command());
+        check.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        check.arg(self.cluster.folder.join("cmonhachk"));
+        check
+    }
+
     /// Makes the node forget every verdict.
     pub fn forget(&self) {
         let name = self.lock.file_name().unwrap().to_str().unwrap();

@@ -3,12 +3,11 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
-use std::process::Command;
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{Uid, chown, mkfifo};
 
-use crate::cluster::{Cluster, GET, LEADER, Node, connect, in_namespaces, requesting, starting, unknown};
+use crate::cluster::{Cluster, GET, LEADER, Node, connect, in_namespaces, requesting, unknown};
 use crate::syslog::{Log, logging};
 
 #[test]
@@ -97,14 +96,6 @@ fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched
     });
 }
 
-/// The check as a user without rights.
-fn as_nobody(node: &Node<'_>) -> Command {
-    let mut check = starting("setpriv", &node.command());
-    check.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-    check.arg(node.cluster.folder.join("cmonhachk"));
-    check
-}
-
 #[test]
 fn a_lock_file_of_another_user_is_replaced_only_in_a_folder_of_ones_own() {
     for (owner, of_file, answer) in [
@@ -124,7 +115,7 @@ fn a_lock_file_of_another_user_is_replaced_only_in_a_folder_of_ones_own() {
         chown(&node.lock, Some(Uid::from_raw(of_file)), None).unwrap();
         chown(&folder, Some(Uid::from_raw(owner)), None).unwrap();
         assert_eq!(
-            requesting(&mut as_nobody(&node), GET).answer(),
+            requesting(&mut node.command_of_nobody(), GET).answer(),
             answer,
             "{owner} {of_file}"
         );
@@ -149,7 +140,7 @@ fn a_service_that_changes_its_user_finds_its_lock_file_usable_each_time() {
     for _ in 0..2 {
         assert_eq!(node.get(&["--max-age", "0"]), LEADER);
         assert_eq!(
-            requesting(as_nobody(&node).args(["--max-age", "0"]), GET).answer(),
+            requesting(node.command_of_nobody().args(["--max-age", "0"]), GET).answer(),
             LEADER
         );
     }
@@ -199,7 +190,7 @@ fn where_no_pause_could_be_kept_s9s_is_not_run() {
     chown(&node.lock, Some(Uid::from_raw(65534)), None).unwrap();
     for _ in 0..3 {
         assert_eq!(
-            requesting(&mut as_nobody(&node), GET).answer(),
+            requesting(&mut node.command_of_nobody(), GET).answer(),
             unknown("lock-unusable")
         );
     }

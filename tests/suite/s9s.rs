@@ -11,7 +11,7 @@ use cmonhachk::process::MAX_OUTPUT;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
 use nix::unistd::{Pid, Uid, User};
 
-use crate::cluster::{Cluster, GET, LEADER, Node, connect, in_namespaces, starting, unknown, wait_until, with_fault};
+use crate::cluster::{Cluster, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until, with_fault};
 
 /// What s9s found in its environment, one variable a line.
 fn environment(cluster: &Cluster) -> Vec<String> {
@@ -53,9 +53,8 @@ fn a_home_that_this_user_may_not_enter_counts_as_none() {
         s9s: cluster.folder.join("sim"),
         ..cluster.leader()
     };
-    let mut check = starting("setpriv", &node.command());
-    check.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-    check.arg(cluster.folder.join("cmonhachk")).env("HOME", &home);
+    let mut check = node.command_of_nobody();
+    check.env("HOME", &home);
     assert_eq!(check.output().unwrap().status.code(), Some(0));
     let own = User::from_uid(Uid::from_raw(65534)).unwrap().unwrap().dir;
     assert!(environment(&cluster).contains(&format!("HOME={}", own.display())));
