@@ -9,6 +9,7 @@ use crate::explain::{self, explain};
 use crate::guard;
 use crate::moment::Moment;
 use crate::options::{Options, in_short};
+use crate::reason::Reason;
 use crate::request::Request;
 use crate::verdict::{Role, Verdict, verdict};
 
@@ -24,10 +25,10 @@ pub fn by_hand(started: Moment) -> ExitCode {
         },
     };
     let (deadline, explains) = (started + options.timeout, options.explain);
-    let guard = guard::arm(deadline, move |reason, doing| {
-        let verdict = Verdict::Unknown(reason);
+    let guard = guard::arm(deadline, move |doing| {
+        let verdict = Verdict::Unknown(Reason::Stuck);
         match explains {
-            true => explain::conclude(reason, doing),
+            true => explain::conclude(Reason::Stuck, doing),
             false => print(&render(verdict, Request::Role, false)),
         }
         status(verdict).into()

@@ -4,10 +4,11 @@
 //! rename(2) replaces it in one piece, readlink(2) reads it in one call, and `ls -l` shows it. The kernel frees
 //! the lock, flock(2), when its holder ends, however that happens.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -25,6 +26,9 @@ use crate::moment::Moment;
 use crate::options::Options;
 use crate::reason::{Fault, Reason};
 use crate::verdict::Verdict;
+
+/// How often a check that waits for another one's verdict looks for it.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What a check gets from the cache.
 #[derive(Debug)]
@@ -48,12 +52,11 @@ pub struct Slot {
     _lock: File,
 }
 
-/// Takes a turn: a usable entry, or the lock. It waits for the lock until `guard` ends the process.
+/// Takes a turn: a usable entry, or the lock. It waits for either until `deadline`.
 ///
 /// # Errors
-/// [`Reason::LockUnusable`], with what is wrong with the lock file. [`Reason::LockTimeout`] where too
-/// little of the time until `deadline` is left: a run of s9s that is cut short says nothing about s9s, and
-/// the next check may have more time.
+/// [`Reason::LockUnusable`], with what is wrong with the lock file. [`Reason::LockTimeout`] where there is
+/// neither before the deadline.
 pub fn turn(options: &Options, deadline: Moment, guard: &Guard) -> Result<Turn, Fault> {
     let (lock_file, timeout) = (&options.lock_file, options.timeout);
     guard.enter("looking at", Path::new("s9s and the defaults file"));
@@ -73,22 +76,30 @@ pub fn turn(options: &Options, deadline: Moment, guard: &Guard) -> Result<Turn, 
         Reason::LockUnusable.because(error.context(format!("lock file {}", lock_file.display())))
     };
     let lock = open(lock_file, true).map_err(unusable)?;
-    guard.enter_wait_for_lock(lock_file);
+    guard.enter("waiting for the lock on", lock_file);
     let asked = Moment::now();
-    let locked = lock.lock();
-    locked.map_err(|error| unusable(anyhow!(error).context("it cannot be locked")))?;
-    let waited = asked.age().unwrap_or_default();
-    guard.enter("reading the verdict beside", lock_file);
-    // The previous holder may have published a verdict meanwhile. No run takes longer than the timeout.
-    let before = entry(lock_file, None);
-    let limit = if before == found { options.max_age } else { timeout };
-    if let Some(verdict) = usable(&before, limit) {
-        return Ok(Turn::Hit(verdict));
-    }
-    if waited > timeout / 6 || deadline.left() < timeout / 2 {
-        let why = format!("the lock on {} came too late to run s9s", lock_file.display());
-        return Err(Reason::LockTimeout.because(anyhow!(why)));
-    }
+    let before = loop {
+        let waited = asked.age().unwrap_or_default();
+        // A run of s9s that is cut short says nothing about s9s. The next check has more time.
+        let is_late = waited > timeout / 6 || deadline.left() < timeout / 2;
+        let is_holder = !is_late && locked(&lock).map_err(unusable)?;
+        let before = entry(lock_file, None);
+        // What was published meanwhile is for all who waited. No run takes longer than the timeout.
+        let limit = if before == found { options.max_age } else { timeout };
+        if let Some(verdict) = usable(&before, limit) {
+            return Ok(Turn::Hit(verdict));
+        }
+        if is_holder {
+            break before;
+        }
+        if deadline.has_passed() {
+            let why = format!("another check has the lock on {}", lock_file.display());
+            return Err(Reason::LockTimeout.because(anyhow!(why)));
+        }
+        // flock(2) could wait, too, but for the lock and not for the verdict: where s9s takes longer than the
+        // maximum age, newcomers would take the lock again and again before all who waited have had it.
+        thread::sleep(LOOK.min(deadline.left()));
+    };
     Ok(Turn::Miss(Slot {
         key,
         boot,
@@ -96,6 +107,15 @@ pub fn turn(options: &Options, deadline: Moment, guard: &Guard) -> Result<Turn, 
         path: beside(lock_file, "verdict"),
         _lock: lock,
     }))
+}
+
+/// Tries to lock the file. Returns whether this check has the lock.
+fn locked(file: &File) -> Result<bool> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(anyhow!(error).context("it cannot be locked")),
+        Ok(()) => Ok(true),
+    }
 }
 
 /// Whether s9s must not be run, because of what this entry's run met.

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use crate::moment::Moment;
 use crate::process;
-use crate::reason::Reason;
 
 /// After its deadline, a check has this much longer to answer by itself. The time starts when the guard
 /// wakes up, not at the deadline, because the whole process may have been stopped.
@@ -28,31 +27,27 @@ const STACK: usize = 65_536;
 /// The check's handle on its guard.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
-    /// What the check is doing, and whether that is to wait for the lock.
-    doing: Arc<Mutex<(String, bool)>>,
+    /// What the check is doing.
+    doing: Arc<Mutex<String>>,
     answered: Arc<AtomicBool>,
 }
 
-/// Arms the guard. Unless the check calls [`Guard::answer`] in time, the guard calls `answer` with the
-/// reason and what the check is doing, and ends the process with the status that it returns.
+/// Arms the guard. Unless the check calls [`Guard::answer`] in time, the guard calls `answer` with what
+/// the check is doing, and ends the process with the status that it returns.
 ///
 /// # Errors
 /// The system has no room for a thread.
-pub fn arm(deadline: Moment, answer: impl FnOnce(Reason, &str) -> i32 + Send + 'static) -> io::Result<Guard> {
+pub fn arm(deadline: Moment, answer: impl FnOnce(&str) -> i32 + Send + 'static) -> io::Result<Guard> {
     let guard = Guard::default();
     // The guard must not take the signals that `process::run` waits for.
     let _ = process::exit_signals().thread_block();
     let watch = guard.clone();
     thread::Builder::new().stack_size(STACK).spawn(move || {
         thread::sleep(deadline.left());
-        let mut reason = Reason::LockTimeout;
-        if !watch.doing().1 {
-            thread::sleep(GRACE);
-            reason = Reason::Stuck;
-        }
+        thread::sleep(GRACE);
         if watch.takes_the_answer() {
-            let doing = format!("no answer in time: still {}", watch.doing().0);
-            std::process::exit(answer(reason, &doing));
+            let doing = format!("no answer in time: still {}", watch.doing());
+            std::process::exit(answer(&doing));
         }
         thread::sleep(AFTERMATH);
         std::process::exit(0);
@@ -63,13 +58,7 @@ pub fn arm(deadline: Moment, answer: impl FnOnce(Reason, &str) -> i32 + Send + '
 impl Guard {
     /// Records what the check does next, and on what.
     pub fn enter(&self, doing: &str, path: &Path) {
-        *self.doing() = (format!("{doing} {}", path.display()), false);
-    }
-
-    /// Records that the check waits for the lock on this file: the one step that may last until the deadline.
-    pub fn enter_wait_for_lock(&self, path: &Path) {
-        self.enter("waiting for the lock on", path);
-        self.doing().1 = true;
+        *self.doing() = format!("{doing} {}", path.display());
     }
 
     /// Claims the one answer for the check. Does not return if the guard has claimed it already and
@@ -85,7 +74,7 @@ impl Guard {
         !self.answered.swap(true, Ordering::SeqCst)
     }
 
-    fn doing(&self) -> MutexGuard<'_, (String, bool)> {
+    fn doing(&self) -> MutexGuard<'_, String> {
         self.doing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -38,7 +38,7 @@ reasons! {
         "The check did not end in time, because a file or a program that it needs did not answer."
         "Syslog names what it was reading or running. Look for a network file system, a disk or an on-access scanner that does not answer. While an s9s is there that cannot be killed, s9s is not run again."
     LockTimeout "lock-timeout"
-        "Another process held the lock until too little time was left for s9s."
+        "Another process held the lock, and no verdict came in time."
         "A single such answer means that a check was disturbed. If it lasts, `lslocks` shows which process holds the lock."
     LockUnusable "lock-unusable"
         "The lock file cannot be used, so s9s is not run. Without the lock, each check would be one more login."

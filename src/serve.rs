@@ -45,14 +45,11 @@ fn answer(connection: Connection, started: Moment, head: &mut Vec<u8>) -> Result
     let deadline = started + options.timeout;
     let lock_file = options.lock_file.clone();
     // The guard sends one fixed answer, whatever the form of the request.
-    let guard = guard::arm(deadline, move |reason, doing| {
-        let verdict = Verdict::Unknown(reason);
+    let guard = guard::arm(deadline, move |doing| {
+        let verdict = Verdict::Unknown(Reason::Stuck);
         send(connection, verdict, b"");
         tell(&lock_file, verdict, doing);
-        // While this check lingers, it may still get the lock, and would keep it from the others.
-        if reason != Reason::LockTimeout {
-            connection.linger();
-        }
+        connection.linger();
         0
     });
     // If there is no room for a thread, there is none for s9s.

@@ -13,7 +13,7 @@ use cmonhachk::verdict::{Role, Verdict};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::cluster::{
-    Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, requesting, unknown, wait_until, waits_for_a_lock,
+    Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, requesting, unknown, wait_until, waits_for_a_verdict,
     with_fault,
 };
 
@@ -249,7 +249,7 @@ fn two_services_on_one_lock_file_run_s9s_one_at_a_time_and_take_no_verdict_of_th
     let mut clients = vec![requesting(&mut leader.command(), GET)];
     wait_until("s9s runs", || cluster.runs() == 19);
     clients.push(requesting(follower.command().args(["--max-age", "0"]), GET));
-    wait_until("the other waits", || waits_for_a_lock(clients[1].responder.id()));
+    wait_until("the other waits", || waits_for_a_verdict(clients[1].responder.id()));
     cluster.open_gate();
     let answers: Vec<_> = clients.into_iter().map(|client| client.answer()).collect();
     assert_eq!(answers, [LEADER, FOLLOWER]);

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{PATIENCE, wait_until, waits_for_a_lock};
+use crate::cluster::{PATIENCE, wait_until, waits_for_a_verdict};
 
 /// Starts `command` with a new connection as all three standard descriptors.
 pub fn connect(command: &mut Command) -> Client {
@@ -41,7 +41,9 @@ pub fn try_connect(command: &mut Command, request: &[u8]) -> io::Result<Client> 
 /// Waits until all of these checks but one wait for the lock. That one runs s9s.
 pub fn wait_until_all_but_one_wait(clients: &[Client]) {
     wait_until("all but one wait for the lock", || {
-        let waiting = clients.iter().filter(|client| waits_for_a_lock(client.responder.id()));
+        let waiting = clients
+            .iter()
+            .filter(|client| waits_for_a_verdict(client.responder.id()));
         waiting.count() + 1 == clients.len()
     });
 }

@@ -357,11 +357,17 @@ pub fn parent(pid: u32) -> Option<u32> {
     stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Whether the process waits for a file lock that another process holds.
-pub fn waits_for_a_lock(pid: u32) -> bool {
+/// Whether the check waits for another one's verdict: it has a lock file open, and no lock.
+pub fn waits_for_a_verdict(pid: u32) -> bool {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+    let is_lock = |path: PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name == "lock" || name.starts_with("lock-")
+    };
+    let mut paths = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
     let locks = fs::read_to_string("/proc/locks").unwrap();
-    let mut waiting = locks.lines().filter(|line| line.contains("->"));
-    waiting.any(|line| line.split_whitespace().any(|word| word == pid.to_string()))
+    let mut holders = locks.split_whitespace();
+    paths.any(is_lock) && !holders.any(|word| word == pid.to_string())
 }
 
 /// A daemon that a test has started. It is ended with the test, if it has not ended before.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{AtEnd, Cluster, Daemon, GET, LEADER, Node, binary, parent, requesting, wait_until};
+use crate::cluster::{AtEnd, Cluster, Daemon, GET, LEADER, Node, binary, parent, receive, requesting, wait_until};
 use crate::failover::{DEPLOYED, Site};
 use crate::late::{script, with_disk};
 use crate::pauses::unless_paused;
@@ -239,6 +239,41 @@ fn users_are_on_the_leader_within_three_seconds_after_its_controller_is_well() {
             Ok(())
         } else {
             Err(took)
+        }
+    });
+}
+
+#[test]
+fn clients_that_come_again_at_once_do_not_keep_the_others_waiting() {
+    unless_paused(|| {
+        let cluster = Cluster::new();
+        // A verdict is too old for newcomers as soon as it is there.
+        cluster.behaves("slow 0.4");
+        let node = cluster.leader();
+        let answers = thread::scope(|scope| {
+            let clients: Vec<_> = (0..24)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let (start, mut answers) = (Instant::now(), Vec::new());
+                        while start.elapsed() < Duration::from_secs(5) {
+                            let mut check = node.command();
+                            check.env_remove("CMONHACHK_TIMEOUT").env("CMONHACHK_MAX_AGE", "0.3");
+                            let mut client = requesting(&mut check, GET);
+                            answers.push(receive(&mut client.stream));
+                            let _ = client.stream.shutdown(Shutdown::Both);
+                            let _ = client.responder.wait();
+                        }
+                        answers
+                    })
+                })
+                .collect();
+            let answers = clients.into_iter().map(|client| client.join().unwrap());
+            answers.collect::<Vec<_>>().concat()
+        });
+        let wrong: Vec<_> = answers.iter().filter(|answer| *answer != LEADER).collect();
+        match wrong.first() {
+            None => Ok(()),
+            Some(first) => Err(format!("{} of {}: {first}", wrong.len(), answers.len())),
         }
     });
 }
