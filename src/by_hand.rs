@@ -1,19 +1,22 @@
 //! What a person or a script gets: the same answer, without the lock and the cache, and an exit status.
 
 use std::io::{self, Write};
+use std::net::TcpListener;
 use std::process::ExitCode;
 
 use crate::answer::render;
 use crate::check::find_out;
 use crate::explain::{self, explain};
 use crate::guard;
+use crate::listener;
 use crate::moment::Moment;
 use crate::options::{Options, in_short};
 use crate::reason::Reason;
 use crate::request::Request;
 use crate::verdict::{Role, Verdict, verdict};
 
-/// Makes the check and prints the answer, or with `--explain` the way to it. The status is 0 for
+/// Makes the check and prints the answer, or with `--explain` the way to it. With `--listen`, serves clients
+/// instead. The status of a check is 0 for
 /// the leader, 1 for a follower, 2 for an unknown state.
 pub fn by_hand(started: Moment) -> ExitCode {
     let options = match Options::read() {
@@ -24,6 +27,12 @@ pub fn by_hand(started: Moment) -> ExitCode {
             Err(error) => return refuse(&in_short(&error)),
         },
     };
+    if let Some(address) = options.listen {
+        let served = TcpListener::bind(address).and_then(|listener| listener::serve_all(listener, false));
+        return served.unwrap_or_else(|error| {
+            refuse(&format!("cannot listen on {address}: {error}. `ss -ltnp` shows which program has a port, `ip address` the addresses"))
+        });
+    }
     let (deadline, explains) = (started + options.timeout, options.explain);
     let guard = guard::arm(deadline, move |doing| {
         let verdict = Verdict::Unknown(Reason::Stuck);

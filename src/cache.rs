@@ -77,11 +77,9 @@ pub fn turn(options: &Options, deadline: Moment, guard: &Guard) -> Result<Turn, 
     };
     let lock = open(lock_file, true).map_err(unusable)?;
     guard.enter("waiting for the lock on", lock_file);
-    let asked = Moment::now();
     let before = loop {
-        let waited = asked.age().unwrap_or_default();
         // A run of s9s that is cut short says nothing about s9s. The next check has more time.
-        let is_late = waited > timeout / 6 || deadline.left() < timeout / 2;
+        let is_late = deadline.left() < timeout * 5 / 6;
         let is_holder = !is_late && locked(&lock).map_err(unusable)?;
         let before = entry(lock_file, None);
         // What was published meanwhile is for all who waited. No run takes longer than the timeout.

@@ -2,19 +2,18 @@
 
 use std::fs::OpenOptions;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::{STDERR_FILENO, STDIN_FILENO, STDOUT_FILENO};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, Shutdown, SockaddrLike, SockaddrStorage, accept, getpeername, getsockname, getsockopt,
-    recv, send, shutdown, sockopt,
+    AddressFamily, MsgFlags, Shutdown, SockaddrLike, SockaddrStorage, getpeername, getsockname, getsockopt, recv, send,
+    shutdown, sockopt,
 };
 use nix::sys::stat::fstat;
-use nix::unistd::{close, dup2_stderr, dup2_stdin, dup2_stdout};
+use nix::unistd::{close, dup2_stderr, dup2_stdout};
 
 use crate::log;
 use crate::moment::Moment;
@@ -26,20 +25,33 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How much of a request is read in one turn, in bytes: a health check's whole request.
 const CHUNK: usize = 1024;
 
+/// What standard input is.
+#[derive(Debug)]
+pub enum Input {
+    /// A client's connection.
+    Client(Connection),
+    /// A socket that listens.
+    Listener,
+    /// Anything else: a person or a script started the check.
+    Other,
+}
+
 /// A client's connection, on standard input.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection;
 
 impl Connection {
-    /// The connection on standard input; None where a person or a script started the check.
+    /// Looks at standard input.
     ///
     /// A super-server may have made standard output and error the same socket. They are pointed at
     /// /dev/null, so that nothing but the answer can reach the client.
-    pub fn on_stdin() -> Option<Connection> {
-        let listens = getsockopt(&standard(STDIN_FILENO), sockopt::AcceptConn).ok()?;
+    pub fn on_stdin() -> Input {
+        let Ok(listens) = getsockopt(&standard(STDIN_FILENO), sockopt::AcceptConn) else {
+            return Input::Other;
+        };
         let (output, error) = (is_stdin(STDOUT_FILENO), is_stdin(STDERR_FILENO));
         if !listens && !is_client(output) {
-            return None;
+            return Input::Other;
         }
         // Close it first: /dev/null then gets a descriptor even if only three files may be open.
         if error {
@@ -57,9 +69,10 @@ impl Connection {
             }
         }
         if listens {
-            accept_client();
+            Input::Listener
+        } else {
+            Input::Client(Connection)
         }
-        Some(Connection)
     }
 
     /// Reads what has come of the request. Without this, closing the socket with unread bytes would send RST,
@@ -126,21 +139,6 @@ fn is_client(output_is_the_same: bool) -> bool {
     match name.ok().and_then(|name| name.family()) {
         Some(AddressFamily::Unix) => output_is_the_same && getpeername::<SockaddrStorage>(STDIN_FILENO).is_ok(),
         family => family.is_some(),
-    }
-}
-
-/// Replaces the listening socket on standard input by the client that waits on it. Nobody else
-/// would accept that client, and the super-server would start one check after the other for it.
-fn accept_client() {
-    log::fault(
-        "standard input is a listening socket; the service starts a check for each connection: \
-         set \"wait = no\" in xinetd's service file, \"Accept=yes\" in systemd's socket unit",
-    );
-    // The client may have gone. Do not wait for another one.
-    let _ = fcntl(standard(STDIN_FILENO), FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
-    if let Ok(client) = accept(STDIN_FILENO) {
-        // SAFETY: accept(2) has just made it, and nobody else has it.
-        let _ = dup2_stdin(unsafe { OwnedFd::from_raw_fd(client) });
     }
 }
 

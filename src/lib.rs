@@ -70,6 +70,7 @@ pub mod explain;
 pub mod guard;
 pub mod key;
 pub mod list;
+pub mod listener;
 pub mod log;
 pub mod machine;
 pub mod moment;

@@ -1,9 +1,10 @@
-//! Started once for every connection; decides only who is asking.
+//! Decides only who is asking: a client, a super-server or a person.
 
 use std::process::ExitCode;
 
 use cmonhachk::by_hand::by_hand;
-use cmonhachk::connection::Connection;
+use cmonhachk::connection::{Connection, Input};
+use cmonhachk::listener::serve_stdin;
 use cmonhachk::moment::Moment;
 use cmonhachk::serve::serve;
 
@@ -15,10 +16,11 @@ fn main() -> ExitCode {
     let started = Moment::now();
     // First of all, so that nothing but the answer can reach a client.
     match Connection::on_stdin() {
-        Some(connection) => {
+        Input::Client(connection) => {
             serve(connection, started);
             ExitCode::SUCCESS
         }
-        None => by_hand(started),
+        Input::Listener => serve_stdin(),
+        Input::Other => by_hand(started),
     }
 }

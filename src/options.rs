@@ -1,6 +1,7 @@
 //! What the operator asked for: options, each also a `CMONHACHK_…` variable, in the environment or
 //! in the settings file.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -86,6 +87,10 @@ pub struct Options {
     /// For a person: print what the service answers, and each step of a new check
     #[arg(long)]
     pub explain: bool,
+
+    /// Accept connections here, without a super-server, for example in a container
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "explain")]
+    pub listen: Option<SocketAddr>,
 }
 
 impl Options {

@@ -188,11 +188,18 @@ fn drain(streams: &mut [Stream; 2]) -> bool {
     stdout || stderr
 }
 
+/// Sees to it that the exits of children are reported. A super-server may start this process with SIGCHLD ignored.
+///
+/// # Errors
+/// The system's.
+pub fn report_exits() -> nix::Result<()> {
+    // SAFETY: the default action is no handler, so nothing can run at a wrong moment.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.map(drop)
+}
+
 /// A descriptor that becomes readable when a child has exited.
 fn watch_for_exits() -> nix::Result<SignalFd> {
-    // A super-server may start this process with SIGCHLD ignored; then no exit would be reported.
-    // SAFETY: the default action is no handler, so nothing can run at a wrong moment.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
+    report_exits()?;
     SignalFd::with_flags(&exit_signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 

@@ -19,8 +19,11 @@ use crate::verdict::Verdict;
 /// How long a check waits for the request, at most half of the check's time.
 const READING: Duration = Duration::from_secs(1);
 
-/// Answers `connection`: request -> cache -> s9s -> verdict -> response. `started` is when the process
-/// started; the options' timeout counts from then.
+/// How long it waits for the first byte. A network that lost it sends it again after 200 ms.
+const SILENCE: Duration = Duration::from_millis(400);
+
+/// Answers `connection`: request -> cache -> s9s -> verdict -> response. The options' timeout counts from
+/// `started`: when the connection was accepted, or the process was started for it.
 pub fn serve(connection: Connection, started: Moment) {
     panic::set_hook(Box::new(|panic| {
         fault(Reason::InternalError, panic);
@@ -31,10 +34,27 @@ pub fn serve(connection: Connection, started: Moment) {
     // A panic must not cost the client its answer.
     let answered = panic::catch_unwind(AssertUnwindSafe(|| answer(connection, started, &mut head)));
     if let Err(reason) = answered.unwrap_or(Err(Reason::InternalError)) {
-        connection.wait_for_the_rest(&mut head, started + READING);
+        wait_for_the_request(connection, &mut head, started, READING);
         send(connection, Verdict::Unknown(reason), &head);
     }
-    connection.linger();
+    // A client that has sent nothing would only hold this process.
+    if !head.is_empty() {
+        connection.linger();
+    }
+}
+
+fn wait_for_the_request(connection: Connection, head: &mut Vec<u8>, started: Moment, limit: Duration) {
+    connection.wait_for_the_rest(head, started + SILENCE.min(limit));
+    if !head.is_empty() {
+        connection.wait_for_the_rest(head, started + limit);
+    }
+}
+
+/// Answers a connection for which the system has no room, and waits for nothing.
+pub fn refuse(connection: Connection, why: &str) {
+    let mut head = Vec::new();
+    connection.read_what_is_there(&mut head);
+    send(connection, Verdict::Unknown(fault(Reason::S9sNotStarted, &why)), &head);
 }
 
 /// # Errors
@@ -61,7 +81,7 @@ fn answer(connection: Connection, started: Moment, head: &mut Vec<u8>) -> Result
         // Wait for the rest last: it decides only the form of the answer, so it must not shorten the time for
         // s9s, and other checks must not wait for it.
         checked.finish(&options.lock_file);
-        connection.wait_for_the_rest(head, started + READING.min(options.timeout / 2));
+        wait_for_the_request(connection, head, started, READING.min(options.timeout / 2));
     }
     // After the deadline, a role from the list is not used. The process may have been stopped (SIGSTOP, a
     // paused machine), so the list may be old.

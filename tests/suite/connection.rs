@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::cluster::{
-    Client, Cluster, FOLLOWER, GET, LEADER, connect, exits, once_in_a_while, receive, requesting, starting, unknown,
-    wait_until, with_fault,
+    Client, Cluster, FOLLOWER, GET, LEADER, connect, exits, once_in_a_while, requesting, starting, unknown, wait_until,
+    with_fault,
 };
 use crate::syslog::{Log, logging};
 
@@ -360,54 +360,4 @@ fn a_socket_between_programs_is_no_client() {
         .unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), FOLLOWER);
     assert_eq!(output.status.code(), Some(1));
-}
-
-#[test]
-fn a_listening_socket_is_named_and_its_client_answered() {
-    let cluster = Cluster::new();
-    let log = Log::open(&cluster);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    std::io::Write::write_all(&mut client, GET).unwrap();
-    let socket = OwnedFd::from(listener);
-    let mut command: Command = logging(&cluster.leader(), &[]);
-    command
-        .stdin(socket.try_clone().unwrap())
-        .stdout(socket.try_clone().unwrap())
-        .stderr(socket);
-    let mut responder = command.spawn().unwrap();
-    assert_eq!(receive(&mut client), LEADER);
-    drop(client);
-    exits(&mut responder);
-    let lines = log.lines();
-    assert!(
-        lines[0].starts_with("<27>standard input is a listening socket"),
-        "{lines:?}"
-    );
-    assert!(
-        lines[0].contains("wait = no") && lines[0].contains("Accept=yes"),
-        "{lines:?}"
-    );
-}
-
-#[test]
-fn a_listening_local_socket_is_accepted_from_as_well() {
-    let cluster = Cluster::new();
-    let path = cluster.folder.join("socket");
-    let listener = UnixListener::bind(&path).unwrap();
-    let mut client = UnixStream::connect(&path).unwrap();
-    std::io::Write::write_all(&mut client, GET).unwrap();
-    let socket = OwnedFd::from(listener);
-    let mut command = cluster.leader().command();
-    command
-        .stdin(socket.try_clone().unwrap())
-        .stdout(socket.try_clone().unwrap())
-        .stderr(socket);
-    let mut responder = command.spawn().unwrap();
-    drop(command);
-    let mut answer = String::new();
-    std::io::Read::read_to_string(&mut client, &mut answer).unwrap();
-    assert_eq!(answer, LEADER);
-    drop(client);
-    exits(&mut responder);
 }

@@ -36,17 +36,18 @@ fn launch(node: &Node<'_>, command: &mut Command, address: SocketAddrV4) -> Daem
     launcher
 }
 
-fn systemd_socket_activate(node: &Node<'_>, address: SocketAddrV4) -> Daemon {
+fn systemd_socket_activate(node: &Node<'_>, address: SocketAddrV4, accept: &[&str]) -> Daemon {
     let mut command = Command::new("systemd-socket-activate");
-    command.args(["--accept", "--inetd", "--setenv=S9S_SIM", "--setenv=HOME=/", "--listen"]);
+    command.args(accept);
+    command.args(["--inetd", "--setenv=S9S_SIM", "--setenv=HOME=/", "--listen"]);
     launch(node, command.arg(address.to_string()).args(words(node)), address)
 }
 
-fn openbsd_inetd(node: &Node<'_>, address: SocketAddrV4) -> Daemon {
+fn openbsd_inetd(node: &Node<'_>, address: SocketAddrV4, wait: &str) -> Daemon {
     let words = words(node);
     let program = Path::new(&words[0]).file_name().unwrap().to_str().unwrap();
     let line = format!(
-        "{address} stream tcp nowait.0 root {} {program} {}\n",
+        "{address} stream tcp {wait} root {} {program} {}\n",
         words[0],
         words[1..].join(" ")
     );
@@ -87,12 +88,57 @@ fn gives_one_answer(start: impl Fn(&Node<'_>, SocketAddrV4) -> Daemon) {
 
 #[test]
 fn systemds_socket_activation_gives_one_answer() {
-    gives_one_answer(systemd_socket_activate);
+    gives_one_answer(|node, address| systemd_socket_activate(node, address, &["--accept"]));
+}
+
+#[test]
+fn so_does_a_listener_that_systemd_starts() {
+    gives_one_answer(|node, address| systemd_socket_activate(node, address, &[]));
 }
 
 #[test]
 fn openbsd_inetd_gives_one_answer() {
-    gives_one_answer(openbsd_inetd);
+    gives_one_answer(|node, address| openbsd_inetd(node, address, "nowait.0"));
+}
+
+#[test]
+fn so_does_a_listener_that_openbsd_inetd_starts() {
+    gives_one_answer(|node, address| openbsd_inetd(node, address, "wait"));
+}
+
+#[test]
+fn so_does_a_listener_that_xinetd_starts() {
+    gives_one_answer(|node, address| {
+        let words = words(node);
+        let service = format!(
+            "service check\n{{\ntype = UNLISTED\nport = {}\nbind = {}\nsocket_type = stream\nprotocol = tcp\n\
+             wait = yes\nuser = root\nserver = {}\nserver_args = {}\n}}\n",
+            address.port(),
+            address.ip(),
+            words[0],
+            words[1..].join(" ")
+        );
+        let folder = &node.cluster.folder;
+        let mut command = Command::new("/usr/sbin/xinetd");
+        command
+            .args(["-dontfork", "-f"])
+            .arg(folder.write("xinetd.conf", service));
+        command.arg("-pidfile").arg(folder.join("xinetd.pid"));
+        launch(node, &mut command, address)
+    });
+}
+
+#[test]
+fn so_does_a_listener_without_a_super_server() {
+    gives_one_answer(|node, address| {
+        let words = words(node);
+        let mut command = Command::new(&words[0]);
+        launch(
+            node,
+            command.args(&words[1..]).arg(format!("--listen={address}")),
+            address,
+        )
+    });
 }
 
 #[test]

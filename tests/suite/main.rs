@@ -17,6 +17,7 @@ mod hostile;
 mod late;
 mod launchers;
 mod limits;
+mod listener;
 mod lock;
 mod lock_file;
 mod node;

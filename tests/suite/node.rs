@@ -25,8 +25,8 @@ const PREPARE: &str = r#"
     chmod 755 usr/local/bin/*
     echo 'RPC_BIND_ADDRESSES="127.0.0.1,10.0.0.101"' >etc/default/cmon
     printf 'l\t2.3.4\tsystem\tadmins\t10.0.0.101\t10.0.0.101\t9501\tActing as leader.\n' >opt/cluster/controllers
-    mkdir etc/systemd/system/cmonhachk@.service.d
-    printf '[Service]\nReadWritePaths=/opt/cluster\n' >etc/systemd/system/cmonhachk@.service.d/own.conf
+    mkdir etc/systemd/system/cmonhachk.service.d
+    printf '[Service]\nReadWritePaths=/opt/cluster\n' >etc/systemd/system/cmonhachk.service.d/own.conf
 "#;
 
 /// The names of all files and folders on the disk, and when each file was changed, except where the

@@ -7,9 +7,20 @@ use crate::cluster::{LEADER, project, unknown, wait_until};
 use crate::node::{DEB, Node, XINETD_DEB, apt_get_install};
 use crate::xinetd::ARTICLES_SERVICE;
 
-const DEBIANS: [&str; 3] = ["bullseye", "bookworm", "trixie"];
-/// The first starts xinetd with an init script, as Debian 11 does, the second with a unit.
-const XINETDS: [&str; 2] = ["bookworm", "trixie"];
+/// Runs a test on each of these Debians. 12 starts xinetd with an init script, as 11 does, 13 with a unit.
+macro_rules! on {
+    ($($test:ident: $($debian:ident)*;)*) => {$(
+        mod $test {
+            $(#[test] fn $debian() { super::$test(stringify!($debian)); })*
+        }
+    )*};
+}
+
+on! {
+    from_installation_to_purge_no_answer_is_lost_and_nothing_is_left: bullseye bookworm trixie;
+    xinetd_takes_the_port_over_and_gives_it_back_without_a_restart: bookworm trixie;
+    an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwise: bookworm trixie;
+}
 
 /// How long a handover between xinetd and systemd may take on a busy machine. How long it took is printed.
 const HANDOVER: Duration = Duration::from_secs(10);
@@ -60,169 +71,160 @@ fn hands_over(node: &Node, of: &str, act: impl FnOnce()) {
     assert!(gap < HANDOVER, "{of}: {gap:?}");
 }
 
-#[test]
-fn from_installation_to_purge_no_answer_is_lost_and_nothing_is_left() {
-    for suite in DEBIANS {
-        let node = Node::boot(suite);
-        let before = node.files();
-        node.install(DEB);
-        assert_eq!(node.systemd.curl(), LEADER, "{suite}");
-        assert_eq!(node.serves(), SERVED, "{suite}");
-        let rights = node.run("cd /var/lib/cmonhachk && stat --format '%a %U %n' . .s9s /run/cmonhachk");
-        assert_eq!(rights, "755 root .\n700 cmonhachk .s9s\n700 cmonhachk /run/cmonhachk\n");
-        assert_eq!(node.run("dpkg --verify cmonhachk"), "");
+fn from_installation_to_purge_no_answer_is_lost_and_nothing_is_left(suite: &str) {
+    let node = Node::boot(suite);
+    let before = node.files();
+    node.install(DEB);
+    assert_eq!(node.systemd.curl(), LEADER, "{suite}");
+    assert_eq!(node.serves(), SERVED, "{suite}");
+    let rights = node.run("cd /var/lib/cmonhachk && stat --format '%a %U %n' . .s9s /run/cmonhachk");
+    assert_eq!(rights, "755 root .\n700 cmonhachk .s9s\n700 cmonhachk /run/cmonhachk\n");
+    assert_eq!(node.run("dpkg --verify cmonhachk"), "");
 
-        node.make_version("9.9.9", "deb");
-        let socket = node.socket();
-        loses_nothing(&node, suite, || {
-            node.install("/opt/cmonhachk_9.9.9_*.deb");
-            assert!(node.run("dpkg --status cmonhachk").contains("Version: 9.9.9\n"));
-            node.install(&format!("--allow-downgrades {DEB}"));
-            node.install(&format!("--reinstall {DEB}"));
-        });
-        assert_eq!(node.socket(), socket, "{suite}: it was not closed");
-        let other = "/opt/cmonhachk_9.9.9_*.deb".to_string();
-        for (change, state, package) in [
-            ("disable", "inactive disabled", other),
-            ("mask", "inactive masked", format!("--allow-downgrades {DEB}")),
-        ] {
-            node.run(&format!("systemctl {change} --now cmonhachk.socket"));
-            node.install(&package);
-            assert!(node.serves().ends_with(state), "{suite}: {}", node.serves());
-        }
-        node.run("systemctl unmask cmonhachk.socket; systemctl enable --now cmonhachk.socket");
-        node.leads();
-
-        node.run("touch /etc/default/cmonhachk /var/lib/cmonhachk/.s9s/s9s.conf; apt-get remove -qq -y cmonhachk");
-        assert_eq!(node.systemd.curl(), "", "{suite}: nobody serves the port");
-        node.install(DEB);
-        assert_eq!(node.serves(), SERVED, "{suite}");
-        assert!(node.has("/var/lib/cmonhachk/.s9s/s9s.conf"));
-
-        // Only what the manual names stays.
-        node.run("apt-get purge -qq -y cmonhachk");
-        assert_eq!(node.differences(&before), ["/etc/default/cmonhachk"], "{suite}");
-        assert!(node.run("getent passwd cmonhachk").ends_with(":/usr/sbin/nologin\n"));
-        assert_eq!(node.run("ls /run /dev/shm | sed -n /cmonhachk/p"), "", "{suite}");
-        let units = node.run("systemctl list-units --all --no-legend 'cmonhachk*'");
-        assert_eq!(units, "", "{suite}");
+    node.make_version("9.9.9", "deb");
+    let socket = node.socket();
+    loses_nothing(&node, suite, || {
+        node.install("/opt/cmonhachk_9.9.9_*.deb");
+        assert!(node.run("dpkg --status cmonhachk").contains("Version: 9.9.9\n"));
+        node.install(&format!("--allow-downgrades {DEB}"));
+        node.install(&format!("--reinstall {DEB}"));
+    });
+    assert_eq!(node.socket(), socket, "{suite}: it was not closed");
+    let other = "/opt/cmonhachk_9.9.9_*.deb".to_string();
+    for (change, state, package) in [
+        ("disable", "inactive disabled", other),
+        ("mask", "inactive masked", format!("--allow-downgrades {DEB}")),
+    ] {
+        node.run(&format!("systemctl {change} --now cmonhachk.socket"));
+        node.install(&package);
+        assert!(node.serves().ends_with(state), "{suite}: {}", node.serves());
     }
+    node.run("systemctl unmask cmonhachk.socket; systemctl enable --now cmonhachk.socket");
+    node.leads();
+
+    node.run("touch /etc/default/cmonhachk /var/lib/cmonhachk/.s9s/s9s.conf; apt-get remove -qq -y cmonhachk");
+    assert_eq!(node.systemd.curl(), "", "{suite}: nobody serves the port");
+    node.install(DEB);
+    assert_eq!(node.serves(), SERVED, "{suite}");
+    assert!(node.has("/var/lib/cmonhachk/.s9s/s9s.conf"));
+
+    // Only what the manual names stays.
+    node.run("apt-get purge -qq -y cmonhachk");
+    assert_eq!(node.differences(&before), ["/etc/default/cmonhachk"], "{suite}");
+    assert!(node.run("getent passwd cmonhachk").ends_with(":/usr/sbin/nologin\n"));
+    assert_eq!(node.run("ls /run /dev/shm | sed -n /cmonhachk/p"), "", "{suite}");
+    let units = node.run("systemctl list-units --all --no-legend 'cmonhachk*'");
+    assert_eq!(units, "", "{suite}");
 }
 
-#[test]
-fn xinetd_takes_the_port_over_and_gives_it_back_without_a_restart() {
-    for suite in XINETDS {
-        let node = Node::boot(suite);
-        let before = node.files();
-        node.install(&format!("{DEB} xinetd"));
-        let xinetd = node.run("pgrep --exact xinetd");
-        hands_over(&node, suite, || {
-            let said = node.install(XINETD_DEB);
-            assert!(!said.contains("does not answer"), "{said}");
-        });
-        assert_eq!(node.serves(), SERVED_BY_XINETD, "{suite}");
+fn xinetd_takes_the_port_over_and_gives_it_back_without_a_restart(suite: &str) {
+    let node = Node::boot(suite);
+    let before = node.files();
+    node.install(&format!("{DEB} xinetd"));
+    let xinetd = node.run("pgrep --exact xinetd");
+    hands_over(&node, suite, || {
+        let said = node.install(XINETD_DEB);
+        assert!(!said.contains("does not answer"), "{said}");
+    });
+    assert_eq!(node.serves(), SERVED_BY_XINETD, "{suite}");
 
-        node.make_version("9.9.9", "deb");
-        let socket = node.socket();
-        loses_nothing(&node, suite, || {
-            node.install("/opt/cmonhachk_9.9.9_*.deb");
-            node.install("/opt/cmonhachk-xinetd_9.9.9_all.deb");
-            node.install(&format!("--allow-downgrades {DEB} {XINETD_DEB}"));
-        });
-        assert_eq!(node.socket(), socket, "{suite}: it was not closed");
+    node.make_version("9.9.9", "deb");
+    let socket = node.socket();
+    loses_nothing(&node, suite, || {
+        node.install("/opt/cmonhachk_9.9.9_*.deb");
+        node.install("/opt/cmonhachk-xinetd_9.9.9_all.deb");
+        node.install(&format!("--allow-downgrades {DEB} {XINETD_DEB}"));
+    });
+    assert_eq!(node.socket(), socket, "{suite}: it was not closed");
 
-        node.run(&format!("sed -i 's/^ *only_from.*/only_from = 127.0.0.1/' {SERVICE}"));
-        let narrowed = node.run(&format!("cat {SERVICE}"));
-        hands_over(&node, suite, || {
-            drop(node.run("apt-get remove -qq -y cmonhachk-xinetd"))
-        });
-        assert_eq!(node.serves(), SERVED, "{suite}");
-        node.install(XINETD_DEB);
-        wait_until("xinetd has the port", || node.serves() == SERVED_BY_XINETD);
-        assert_eq!(node.run(&format!("cat {SERVICE}")), narrowed, "{suite}: the edit stays");
-        assert_eq!(node.run("pgrep --exact xinetd"), xinetd, "{suite}: no restart");
+    node.run(&format!("sed -i 's/^ *only_from.*/only_from = 127.0.0.1/' {SERVICE}"));
+    let narrowed = node.run(&format!("cat {SERVICE}"));
+    hands_over(&node, suite, || {
+        drop(node.run("apt-get remove -qq -y cmonhachk-xinetd"))
+    });
+    assert_eq!(node.serves(), SERVED, "{suite}");
+    node.install(XINETD_DEB);
+    wait_until("xinetd has the port", || node.serves() == SERVED_BY_XINETD);
+    assert_eq!(node.run(&format!("cat {SERVICE}")), narrowed, "{suite}: the edit stays");
+    assert_eq!(node.run("pgrep --exact xinetd"), xinetd, "{suite}: no restart");
 
-        node.run("invoke-rc.d xinetd stop");
-        let said = node.install(&format!("--reinstall {XINETD_DEB}"));
-        let cause = "cmonhachk-xinetd: the check does not answer yet, because xinetd does not run. Run: systemctl enable xinetd; systemctl start xinetd\n";
-        assert!(said.contains(cause), "{said}");
-        node.run("systemctl enable xinetd; systemctl start xinetd");
-        node.leads();
+    node.run("invoke-rc.d xinetd stop");
+    let said = node.install(&format!("--reinstall {XINETD_DEB}"));
+    let cause = "cmonhachk-xinetd: the check does not answer yet, because xinetd does not run. Run: systemctl enable xinetd; systemctl start xinetd\n";
+    assert!(said.contains(cause), "{said}");
+    node.run("systemctl enable xinetd; systemctl start xinetd");
+    node.leads();
 
-        node.run("apt-get purge -qq -y cmonhachk cmonhachk-xinetd");
-        assert_eq!(node.systemd.curl(), "", "{suite}: nobody serves the port");
-        node.run("apt-get purge -qq -y xinetd && apt-get autoremove --purge -qq -y");
-        assert_eq!(node.differences(&before), [""; 0], "{suite}");
-    }
+    node.run("apt-get purge -qq -y cmonhachk cmonhachk-xinetd");
+    assert_eq!(node.systemd.curl(), "", "{suite}: nobody serves the port");
+    node.run("apt-get purge -qq -y xinetd && apt-get autoremove --purge -qq -y");
+    assert_eq!(node.differences(&before), [""; 0], "{suite}");
 }
 
-#[test]
-fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwise() {
-    for suite in XINETDS {
-        let node = Node::boot(suite);
+fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwise(suite: &str) {
+    let node = Node::boot(suite);
+    node.write(SERVICE, &own_service());
+    let tells = |cause: &str| {
+        let said = node.install(DEB);
+        let warning = format!("cmonhachk: the check does not answer yet, because {cause}");
+        assert!(said.contains(&warning), "{said}");
+        node.run("apt-get purge -qq -y cmonhachk; systemctl reset-failed");
+    };
+    let not_running = "xinetd does not run. Install or start xinetd, or remove ";
+    tells(not_running);
+    node.install("xinetd");
+    node.run("systemctl stop xinetd");
+    tells(not_running);
+    node.run("systemctl start xinetd");
+    node.run(&format!(
+        "echo cmonhachk 9201/tcp >>/etc/services; mv {SERVICE} /etc/xinetd.d/other; invoke-rc.d xinetd reload"
+    ));
+    node.leads();
+    tells("cmonhachk.socket could not start");
+    node.run(&format!("mv /etc/xinetd.d/other {SERVICE}; invoke-rc.d xinetd reload"));
+    node.leads();
+    let is_left_alone = |after: &str| {
+        assert_eq!(node.run(&format!("cat {SERVICE}")), own_service(), "{suite}, {after}");
+        assert_eq!(node.serves(), SERVED_BY_XINETD, "{suite}, {after}");
+    };
+    loses_nothing(&node, suite, || {
+        let said = node.install(DEB);
+        assert!(
+            said.contains(&format!("xinetd has port 9201, because of {SERVICE}")),
+            "{said}"
+        );
+        is_left_alone("installation");
+        // A boot does the same.
+        node.run("systemctl start sockets.target cmonhachk.socket");
+        is_left_alone("boot");
+        // dpkg asks a question that nobody answers, so nothing is changed.
+        let output = node.systemd.output(&apt_get_install(XINETD_DEB));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains("conffile prompt"), "{said}");
+        is_left_alone("question");
+        node.run("dpkg --force-confold --configure cmonhachk-xinetd");
+        is_left_alone("answer");
+        node.run("apt-get remove -qq -y cmonhachk-xinetd");
+        is_left_alone("removal");
+    });
+    let give_up = commands("rm /etc/xinetd.d/cmonhachk");
+    hands_over(&node, suite, || drop(node.run(&give_up)));
+    assert_eq!(node.serves(), SERVED, "{suite}");
+    // dpkg does not bring the file back, so xinetd does not take the port.
+    node.install(XINETD_DEB);
+    assert_eq!(node.serves(), SERVED, "{suite}");
+
+    // The operator's file survives dpkg's question and its purge.
+    let kept = |name: &str| assert_eq!(node.run(&format!("cat {SERVICE}.{name}")), own_service(), "{suite}");
+    node.run("apt-get purge -qq -y cmonhachk-xinetd");
+    for (answer, removal, name) in [("confnew", "remove", "dpkg-old"), ("confold", "purge", "own")] {
         node.write(SERVICE, &own_service());
-        let tells = |cause: &str| {
-            let said = node.install(DEB);
-            let warning = format!("cmonhachk: the check does not answer yet, because {cause}");
-            assert!(said.contains(&warning), "{said}");
-            node.run("apt-get purge -qq -y cmonhachk; systemctl reset-failed");
-        };
-        let not_running = "xinetd does not run. Install or start xinetd, or remove ";
-        tells(not_running);
-        node.install("xinetd");
-        node.run("systemctl stop xinetd");
-        tells(not_running);
-        node.run("systemctl start xinetd");
-        node.run(&format!(
-            "echo cmonhachk 9201/tcp >>/etc/services; mv {SERVICE} /etc/xinetd.d/other; invoke-rc.d xinetd reload"
-        ));
-        node.leads();
-        tells("cmonhachk.socket could not start");
-        node.run(&format!("mv /etc/xinetd.d/other {SERVICE}; invoke-rc.d xinetd reload"));
-        node.leads();
-        let is_left_alone = |after: &str| {
-            assert_eq!(node.run(&format!("cat {SERVICE}")), own_service(), "{suite}, {after}");
-            assert_eq!(node.serves(), SERVED_BY_XINETD, "{suite}, {after}");
-        };
-        loses_nothing(&node, suite, || {
-            let said = node.install(DEB);
-            assert!(
-                said.contains(&format!("xinetd has port 9201, because of {SERVICE}")),
-                "{said}"
-            );
-            is_left_alone("installation");
-            // A boot does the same.
-            node.run("systemctl start sockets.target cmonhachk.socket");
-            is_left_alone("boot");
-            // dpkg asks a question that nobody answers, so nothing is changed.
-            let output = node.systemd.output(&apt_get_install(XINETD_DEB));
-            let said = String::from_utf8(output.stderr).unwrap();
-            assert!(!output.status.success() && said.contains("conffile prompt"), "{said}");
-            is_left_alone("question");
-            node.run("dpkg --force-confold --configure cmonhachk-xinetd");
-            is_left_alone("answer");
-            node.run("apt-get remove -qq -y cmonhachk-xinetd");
-            is_left_alone("removal");
-        });
-        let give_up = commands("rm /etc/xinetd.d/cmonhachk");
-        hands_over(&node, suite, || drop(node.run(&give_up)));
-        assert_eq!(node.serves(), SERVED, "{suite}");
-        // dpkg does not bring the file back, so xinetd does not take the port.
-        node.install(XINETD_DEB);
-        assert_eq!(node.serves(), SERVED, "{suite}");
-
-        // The operator's file survives dpkg's question and its purge.
-        let kept = |name: &str| assert_eq!(node.run(&format!("cat {SERVICE}.{name}")), own_service(), "{suite}");
-        node.run("apt-get purge -qq -y cmonhachk-xinetd");
-        for (answer, removal, name) in [("confnew", "remove", "dpkg-old"), ("confold", "purge", "own")] {
-            node.write(SERVICE, &own_service());
-            node.install(&format!("--option Dpkg::Options::=--force-{answer} {XINETD_DEB}"));
-            node.run(&format!("apt-get {removal} -qq -y cmonhachk-xinetd"));
-            kept(name);
-        }
-        node.install(XINETD_DEB);
-        kept("own");
+        node.install(&format!("--option Dpkg::Options::=--force-{answer} {XINETD_DEB}"));
+        node.run(&format!("apt-get {removal} -qq -y cmonhachk-xinetd"));
+        kept(name);
     }
+    node.install(XINETD_DEB);
+    kept("own");
 }
 
 /// Installs on the node what the former deploy/install.sh did, and returns the installed files.
@@ -245,11 +247,18 @@ fn as_install_sh_left_it(node: &Node, with: &str) -> Vec<&'static str> {
         node.run("systemd-tmpfiles --create cmonhachk.conf; invoke-rc.d xinetd reload");
         files.extend([SERVICE, "/etc/tmpfiles.d/cmonhachk.conf"]);
     } else {
-        for unit in [
-            "/etc/systemd/system/cmonhachk.socket",
-            "/etc/systemd/system/cmonhachk@.service",
+        for (unit, text) in [
+            (
+                "/etc/systemd/system/cmonhachk.socket",
+                "[Socket]\nListenStream=9201\nAccept=yes\n[Install]\nWantedBy=sockets.target\n",
+            ),
+            (
+                "/etc/systemd/system/cmonhachk@.service",
+                "[Service]\nExecStart=/usr/local/sbin/cmonhachk\nStandardInput=socket\nUser=cmonhachk\n\
+                 RuntimeDirectory=cmonhachk\nRuntimeDirectoryPreserve=yes\nReadWritePaths=/opt/cluster\n",
+            ),
         ] {
-            place(unit, &unit[5..].replace("systemd/system/", "systemd/"));
+            node.write(unit, text);
             files.push(unit);
         }
         node.run("systemctl daemon-reload; systemctl enable --now cmonhachk.socket");
@@ -322,14 +331,13 @@ fn what_a_check_writes_to_standard_error_is_in_the_journal_as_an_error() {
     let node = Node::boot("bookworm");
     node.install(DEB);
     node.write(
-        "/etc/systemd/system/cmonhachk@.service.d/crash.conf",
-        "[Service]\nExecStart=\nExecStart=/bin/sh -c 'echo last words >&2; echo answer'\n",
+        "/etc/systemd/system/cmonhachk.service.d/crash.conf",
+        "[Service]\nExecStart=\nExecStart=/bin/sh -c 'echo last words >&2; exec cmonhachk'\n",
     );
-    node.run("systemctl daemon-reload");
-    let answer = node.systemd.run("curl --silent --http0.9 http://127.0.0.1:9201/");
-    assert_eq!(answer, "answer\n");
+    node.run("systemctl daemon-reload; systemctl stop cmonhachk.service");
+    assert_eq!(node.systemd.curl(), LEADER);
     wait_until("the journal has the last words", || {
-        let journal = "journalctl --output cat --priority err --unit 'cmonhachk@*'";
+        let journal = "journalctl --output cat --priority err --unit cmonhachk.service";
         node.systemd.run(journal) == "last words\n"
     });
 }

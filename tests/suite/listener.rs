@@ -1,0 +1,494 @@
+//! The listener: one process accepts, and each connection gets a process of its own.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+use nix::unistd::Pid;
+
+use crate::cluster::{
+    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, ask, binary, exits, parent, processes, receive, starting, unknown,
+    wait_until,
+};
+use crate::late::with_disk;
+
+/// A listener to which a super-server has lent its socket.
+struct Lent {
+    listener: Daemon,
+    address: SocketAddrV4,
+    /// The super-server's own descriptor.
+    socket: TcpListener,
+}
+
+fn lend(command: &mut Command) -> Lent {
+    let socket = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, socket.local_addr().unwrap().port());
+    let listener = with_socket(command, socket.try_clone().unwrap().into());
+    Lent {
+        listener,
+        address,
+        socket,
+    }
+}
+
+/// Starts the command with the socket as its three standard descriptors.
+fn with_socket(command: &mut Command, socket: OwnedFd) -> Daemon {
+    let copy = || socket.try_clone().unwrap();
+    let child = command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Daemon(child)
+}
+
+impl Lent {
+    fn pid(&self) -> u32 {
+        self.listener.0.id()
+    }
+
+    fn ask(&self) -> TcpStream {
+        ask(self.address, GET)
+    }
+
+    fn get(&self) -> String {
+        receive(&mut self.ask())
+    }
+
+    /// The processes of its checks, also those that have ended and were not waited for.
+    fn checks(&self) -> Vec<u32> {
+        children(self.pid())
+    }
+}
+
+fn children(of: u32) -> Vec<u32> {
+    processes().filter(|pid| parent(*pid) == Some(of)).collect()
+}
+
+/// A request that comes from this address.
+fn ask_from(own: Ipv4Addr, to: SocketAddrV4) -> TcpStream {
+    let client = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    let [a, b, c, d] = own.octets();
+    socket::bind(client.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
+    socket::connect(client.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
+    let mut client = TcpStream::from(client);
+    // One that is turned away may be gone already.
+    let _ = client.write_all(GET);
+    client
+}
+
+#[test]
+fn each_connection_has_a_process_of_its_own_which_leaves_nothing() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let lent = lend(&mut cluster.leader().command());
+    let clients: Vec<_> = (0..20).map(|_| lent.ask()).collect();
+    wait_until("each has its process", || lent.checks().len() == 20);
+    let threads = fs::read_dir(format!("/proc/{}/task", lent.pid())).unwrap().count();
+    assert_eq!(threads, 1);
+    cluster.open_gate();
+    for mut client in clients {
+        assert_eq!(receive(&mut client), LEADER);
+    }
+    assert_eq!(cluster.runs(), 1);
+    wait_until("no process is left, and none waits for its end to be seen", || {
+        lent.checks().is_empty()
+    });
+}
+
+#[test]
+fn the_time_of_a_check_counts_from_its_own_connection() {
+    let cluster = Cluster::new();
+    let lent = lend(cluster.leader().command().args(["--timeout", "2", "--max-age", "0"]));
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(2500) {
+        assert_eq!(lent.get(), LEADER);
+    }
+}
+
+#[test]
+fn of_500_clients_at_once_400_have_a_process_and_the_others_wait() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let lent = lend(&mut cluster.leader().command());
+    let clients: Vec<_> = (0..500).map(|_| lent.ask()).collect();
+    wait_until("as many as may have a process", || lent.checks().len() == 400);
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(lent.checks().len(), 400);
+    cluster.open_gate();
+    for mut client in clients {
+        assert_eq!(receive(&mut client), LEADER);
+    }
+}
+
+#[test]
+fn one_address_gets_100_processes_and_keeps_nobody_else_out() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let lent = lend(&mut cluster.leader().command());
+    let greedy: Vec<_> = (0..110)
+        .map(|_| ask_from(Ipv4Addr::new(10, 0, 0, 2), lent.address))
+        .collect();
+    wait_until("the others are turned away", || {
+        let mut end = [0];
+        let is_closed = |client: &&TcpStream| {
+            client.set_nonblocking(true).unwrap();
+            let closed = !client
+                .peek(&mut end)
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+            client.set_nonblocking(false).unwrap();
+            closed
+        };
+        greedy.iter().filter(is_closed).count() == 10
+    });
+    assert_eq!(lent.checks().len(), 100);
+    let modest = ask_from(Ipv4Addr::new(10, 0, 0, 10), lent.address);
+    let local: Vec<_> = (0..110).map(|_| lent.ask()).collect();
+    wait_until("others are served", || lent.checks().len() == 211);
+    cluster.open_gate();
+    for mut client in local.into_iter().chain([modest]) {
+        assert_eq!(receive(&mut client), LEADER);
+    }
+    let answer = |mut client: TcpStream| {
+        let mut answer = String::new();
+        let _ = client.read_to_string(&mut answer);
+        answer
+    };
+    let answers: Vec<_> = greedy.into_iter().map(answer).collect();
+    assert_eq!(answers.iter().filter(|answer| *answer == LEADER).count(), 100);
+    assert_eq!(answers.iter().filter(|answer| answer.is_empty()).count(), 10);
+}
+
+#[test]
+fn a_client_without_a_byte_holds_a_process_for_half_a_second() {
+    let cluster = Cluster::new();
+    let lent = lend(&mut cluster.leader().command());
+    assert_eq!(lent.get(), LEADER);
+    let start = Instant::now();
+    let mut silent = TcpStream::connect(lent.address).unwrap();
+    assert_eq!(receive(&mut silent), LEADER);
+    // A lost packet comes again after 200 ms.
+    assert!(start.elapsed() > Duration::from_millis(350), "{:?}", start.elapsed());
+    wait_until("it is let go", || lent.checks().is_empty());
+    // A client that has sent a byte is waited for longer, before its answer and after it.
+    assert!(start.elapsed() < Duration::from_millis(1400), "{:?}", start.elapsed());
+}
+
+#[test]
+fn it_ends_on_sigterm_and_its_checks_finish() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let mut lent = lend(&mut cluster.leader().command());
+    let mut client = lent.ask();
+    wait_until("s9s runs", || cluster.runs() == 1);
+    lent.listener.signal(Signal::SIGTERM);
+    exits(&mut lent.listener.0);
+    cluster.open_gate();
+    assert_eq!(receive(&mut client), LEADER);
+}
+
+#[test]
+fn it_ends_after_a_minute_without_connections() {
+    let cluster = Cluster::new();
+    let start = Instant::now();
+    let mut lent = lend(&mut cluster.leader().command());
+    thread::sleep(Duration::from_secs(5));
+    assert_eq!(lent.get(), LEADER);
+    while lent.listener.0.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(80));
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert!(start.elapsed() > Duration::from_secs(64), "{:?}", start.elapsed());
+    assert_eq!(lent.listener.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn once_its_program_was_replaced_it_leaves_the_next_connection_to_the_new_one() {
+    let cluster = Cluster::new();
+    let program = cluster.folder.join("program");
+    fs::copy(binary(), &program).unwrap();
+    let node = cluster.leader();
+    let command = || starting(program.to_str().unwrap(), &node.command());
+    let mut lent = lend(&mut command());
+    assert_eq!(lent.get(), LEADER);
+    let mut client = lent.ask();
+    // As dpkg and rpm do it.
+    fs::copy(binary(), cluster.folder.join("program.new")).unwrap();
+    assert_eq!(receive(&mut client), LEADER);
+    fs::rename(cluster.folder.join("program.new"), &program).unwrap();
+    let mut client = lent.ask();
+    exits(&mut lent.listener.0);
+    lent.listener = with_socket(&mut command(), lent.socket.try_clone().unwrap().into());
+    assert_eq!(receive(&mut client), LEADER);
+}
+
+#[test]
+fn nothing_that_a_client_does_stops_it() {
+    let cluster = Cluster::new();
+    let lent = lend(cluster.leader().command().args(["--timeout", "5"]));
+    let flood = vec![b'x'; 1_000_000];
+    let silent: Vec<_> = (0..20).map(|_| TcpStream::connect(lent.address).unwrap()).collect();
+    for round in 0..20 {
+        let mut client = lent.ask();
+        let _ = client.write_all(&flood);
+        // SO_LINGER of 0 seconds makes close(2) send a reset.
+        let linger = nix::libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        socket::setsockopt(&client, socket::sockopt::Linger, &linger).unwrap();
+        if round % 2 == 0 {
+            client.shutdown(Shutdown::Both).unwrap_or_default();
+        }
+    }
+    assert_eq!(lent.get(), LEADER);
+    drop(silent);
+    wait_until("no process is left", || lent.checks().is_empty());
+    assert_eq!(lent.get(), LEADER);
+}
+
+#[test]
+fn a_check_that_is_stopped_or_killed_is_no_other_ones_business() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let lent = lend(cluster.leader().command().args(["--max-age", "0"]));
+    let first = |signal| {
+        let client = lent.ask();
+        wait_until("it has its process", || lent.checks().len() == 1);
+        kill(Pid::from_raw(lent.checks()[0].cast_signed()), signal).unwrap();
+        client
+    };
+    let mut killed = first(Signal::SIGKILL);
+    let mut answer = String::new();
+    let _ = killed.read_to_string(&mut answer);
+    assert_eq!(answer, "");
+    wait_until("it is gone", || lent.checks().is_empty());
+    // Stopped before it has the lock.
+    let node = cluster.leader();
+    let lock = node.hold_the_lock();
+    let mut stopped = first(Signal::SIGSTOP);
+    drop(lock);
+    cluster.open_gate();
+    assert_eq!(lent.get(), LEADER);
+    kill(Pid::from_raw(lent.checks()[0].cast_signed()), Signal::SIGCONT).unwrap();
+    assert_eq!(receive(&mut stopped), LEADER);
+}
+
+#[test]
+fn checks_that_wait_for_a_dead_disk_keep_no_other_from_its_answer() {
+    let cluster = Cluster::new();
+    let node = Node {
+        lock: cluster.folder.join("disk/lock"),
+        ..cluster.leader()
+    };
+    let lent = lend(&mut with_disk(
+        &cluster,
+        node.command().args(["--timeout", "1", "--max-age", "0"]),
+    ));
+    assert_eq!(lent.get(), LEADER);
+    cluster.folder.write("freeze", "");
+    wait_until("the disk is frozen", || cluster.folder.join("frozen").exists());
+    let clients: Vec<_> = (0..5).map(|_| lent.ask()).collect();
+    let expected = [LEADER.to_string(), unknown("stuck"), unknown("lock-timeout")];
+    for mut client in clients {
+        assert!(expected.contains(&receive(&mut client)));
+    }
+    cluster.folder.write("thaw", "");
+    wait_until("the stuck checks are gone", || lent.checks().is_empty());
+    assert_eq!(lent.get(), LEADER);
+}
+
+/// The listener, with a fault in its own system calls; those of its checks have none.
+fn with_own_fault(fault: &str, check: &Command) -> Command {
+    let mut traced = starting("strace", check);
+    traced.args(["-qq", "-o", "/dev/null", "-e", &format!("inject={fault}")]);
+    traced.arg(check.get_program()).args(check.get_args());
+    traced
+}
+
+#[test]
+fn without_room_for_a_process_the_client_is_told_so_and_the_next_one_is_served() {
+    let cluster = Cluster::new();
+    let lent = lend(&mut with_own_fault(
+        "fork,clone,clone3:error=EAGAIN:when=1..2",
+        &cluster.leader().command(),
+    ));
+    for _ in 0..2 {
+        assert_eq!(lent.get(), unknown("s9s-not-started"));
+    }
+    assert_eq!(lent.get(), LEADER);
+}
+
+#[test]
+fn without_room_for_a_descriptor_the_client_waits() {
+    let cluster = Cluster::new();
+    let lent = lend(&mut with_own_fault(
+        "accept4:error=EMFILE:when=1..3",
+        &cluster.leader().command(),
+    ));
+    assert_eq!(lent.get(), LEADER);
+}
+
+#[test]
+fn no_signal_but_two_ends_it() {
+    let cluster = Cluster::new();
+    let mut lent = lend(&mut cluster.leader().command());
+    assert_eq!(lent.get(), LEADER);
+    let ends = [
+        nix::libc::SIGTERM,
+        nix::libc::SIGINT,
+        nix::libc::SIGKILL,
+        nix::libc::SIGSTOP,
+    ];
+    // The C library keeps 32 to 34 for itself.
+    for number in (1..32).chain(35..65).filter(|number| !ends.contains(number)) {
+        // SAFETY: kill(2) touches no memory. nix knows no real-time signals.
+        let sent = unsafe { nix::libc::kill(lent.pid().cast_signed(), number) };
+        assert_eq!(sent, 0, "{number}");
+        assert_eq!(lent.get(), LEADER, "{number}");
+    }
+    lent.listener.signal(Signal::SIGINT);
+    exits(&mut lent.listener.0);
+}
+
+#[test]
+fn with_sigchld_ignored_it_still_sees_the_ends_of_its_checks() {
+    let cluster = Cluster::new();
+    let check = cluster.node("10.0.0.102");
+    let mut command = starting("env", &check.command());
+    command.args(["--ignore-signal=CHLD", binary(), "--max-age", "60"]);
+    let lent = lend(&mut command);
+    assert_eq!(lent.get(), FOLLOWER);
+    // More than may run at once.
+    for _ in 0..500 {
+        assert_eq!(lent.get(), FOLLOWER);
+    }
+}
+
+/// Starts a listener of its own, and waits until its port is served.
+fn listen(node: &Node<'_>, address: SocketAddr) -> Daemon {
+    let mut command = node.command();
+    let listener = Daemon(command.args(["--listen", &address.to_string()]).spawn().unwrap());
+    let mut local = address;
+    if address.ip().is_unspecified() {
+        local.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    wait_until("the port is served", || TcpStream::connect(local).is_ok());
+    listener
+}
+
+#[test]
+fn it_opens_its_own_socket_for_one_address_or_for_both_families() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let answers = |ip: IpAddr, port: u16| {
+        let Ok(mut client) = TcpStream::connect((ip, port)) else {
+            return false;
+        };
+        client.write_all(GET).unwrap();
+        assert_eq!(receive(&mut client), LEADER);
+        true
+    };
+    let (four, six) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
+    for (ip, by_four, by_six) in [
+        (IpAddr::from(Ipv4Addr::UNSPECIFIED), true, false),
+        (IpAddr::from(Ipv6Addr::UNSPECIFIED), true, true),
+        (four, true, false),
+        ("10.0.0.101".parse().unwrap(), false, false),
+    ] {
+        let address = SocketAddr::new(ip, 9201);
+        let mut listener = listen(&node, address);
+        assert_eq!((answers(four, 9201), answers(six, 9201)), (by_four, by_six), "{ip}");
+        // Clients and their checks go on for a while; the port is free at once.
+        listener.signal(Signal::SIGTERM);
+        exits(&mut listener.0);
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_one_sentence_and_a_status() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let _taken = TcpListener::bind("10.0.0.101:9201").unwrap();
+    for (address, error) in [
+        ("10.0.0.101:9201", "Address in use"),
+        ("192.0.2.1:9201", "Address not available"),
+        ("[2001:db8::1]:9201", "Address not available"),
+        ("localhost", "invalid value 'localhost' for '--listen <ADDRESS:PORT>'"),
+    ] {
+        let output = node.by_hand(&["--listen", address]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(error), "{said}");
+        assert_eq!(output.status.code(), Some(2));
+        assert!(output.stdout.is_empty());
+        if address.contains(':') {
+            assert!(
+                said.starts_with(&format!("cmonhachk: cannot listen on {address}: ")),
+                "{said}"
+            );
+            assert_eq!(said.lines().count(), 1, "{said}");
+        }
+    }
+}
+
+/// The client in a container: it needs its s9s.conf.
+const S9S: &str = r#"
+    #include <stdio.h>
+    #include <stdlib.h>
+    int main(void) {
+        char conf[200];
+        snprintf(conf, sizeof conf, "%s/.s9s/s9s.conf", getenv("HOME"));
+        if (!fopen(conf, "r")) return fputs("No user name set.\n", stderr), 6;
+        puts("S VERSION OWNER GROUP NAME IP         PORT COMMENT");
+        puts("l 2.3.4   a     b     cc1  10.0.0.101 9501 Acting as leader.\nTotal: 1 controller(s)");
+        return 0;
+    }
+"#;
+
+/// A root with nothing but the binary, the client, the defaults file and what every container has.
+const CONTAINER: &str = r#"
+    mount -t tmpfs tmpfs "$ROOT"
+    cd "$ROOT"
+    mkdir -p bin dev proc etc/default home/.s9s run/cmonhachk
+    mount -t proc proc proc
+    touch dev/null
+    mount --bind /dev/null dev/null
+    cp "$BINARY" bin/cmonhachk
+    cp "$FOLDER/static-s9s" bin/s9s
+    cp "$FOLDER/defaults-10.0.0.101" etc/default/cmon
+    touch home/.s9s/s9s.conf
+    chmod 600 home/.s9s/s9s.conf
+    chmod 700 home/.s9s run/cmonhachk
+    chown -R 999:999 home/.s9s run/cmonhachk
+    exec env -i HOME=/home PATH=/bin "$(command -v chroot)" --userspec 999:999 . /bin/cmonhachk --listen 0.0.0.0:9201"#;
+
+#[test]
+fn a_container_needs_the_binary_the_client_its_settings_and_the_defaults_file() {
+    let cluster = Cluster::new();
+    cluster.leader();
+    let source = cluster.folder.write("s9s.c", S9S);
+    let mut compiler = Command::new("cc");
+    compiler.args(["-static", "-o"]).arg(cluster.folder.join("static-s9s"));
+    assert!(compiler.arg(source).status().unwrap().success());
+    let root = cluster.folder.join("root");
+    fs::create_dir(&root).unwrap();
+    let mut container = Command::new("unshare");
+    container.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", CONTAINER]);
+    container
+        .env("ROOT", root)
+        .env("BINARY", binary())
+        .env("FOLDER", cluster.folder.path());
+    let container = Daemon(container.spawn().unwrap());
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9201);
+    wait_until("the port is served", || TcpStream::connect(address).is_ok());
+    for _ in 0..3 {
+        assert_eq!(receive(&mut ask(address, GET)), LEADER);
+    }
+    // It is the container's first process, to which the kernel sends no signal that it does not handle.
+    let first = children(container.0.id())[0];
+    kill(Pid::from_raw(first.cast_signed()), Signal::SIGTERM).unwrap();
+    wait_until("it ends", || children(container.0.id()).is_empty());
+}
