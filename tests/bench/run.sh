@@ -11,11 +11,12 @@ cd "$(dirname "$0")/../.."
 # shellcheck source=tests/packages.sh
 . tests/packages.sh
 provide wrk:wrk valgrind:valgrind strace:strace xinetd:xinetd gcc:gcc gcc:libc6-dev /usr/bin/python3:python3 \
-    unshare:util-linux mount:mount ip:iproute2
+    unshare:util-linux mount:mount ip:iproute2 pip3:python3-pip
 command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
 
 say "Building"
-deploy/build.sh
+deploy/package.sh
+for suite in bookworm trixie; do "${as_root[@]}" tests/root.sh "$suite"; done
 out=target/bench
 "${as_root[@]}" rm -rf "$out"
 mkdir -p "$out/path"
@@ -27,6 +28,9 @@ done
 say "Measuring"
 echo "$(date +%F), $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores, Linux $(uname -r),"
 echo "$(rustc --version), xinetd $(xinetd -version 2>&1 | head -n 1), load average at the start $(cut -d ' ' -f 1 /proc/loadavg)."
+short=()
+if [ "${1:-}" = --short ]; then short=(--short); fi
+"${as_root[@]}" /usr/bin/python3 -B tests/bench/node.py "${short[@]}"
 # The paths of a node, without touching this machine's: /run with the lock file's folder, the
 # defaults file, s9s in the first folder on PATH, the node's address, and port 9201.
 # All processes end with this one.
