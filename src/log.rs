@@ -3,6 +3,7 @@
 //! They go directly to the socket, and no check waits for it: the C library's syslog(3) blocks for as
 //! long as the log daemon does not read.
 
+use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
 use std::process;
 
@@ -32,12 +33,16 @@ pub fn fault(text: &str) {
 }
 
 fn line(priority: u8, text: &str) {
-    let message = format!("<{priority}>cmonhachk[{}]: {}", process::id(), clean(text, MAX_TEXT));
-    // Without a log daemon the line is lost; the client still gets its answer.
-    let _ = UnixDatagram::unbound().and_then(|socket| {
+    let line = format!("cmonhachk[{}]: {}", process::id(), clean(text, MAX_TEXT));
+    // A log daemon that does not read loses the line; the client still gets its answer.
+    let sent = UnixDatagram::unbound().and_then(|socket| {
         socket.set_nonblocking(true)?;
-        socket.send_to(message.as_bytes(), SOCKET)
+        socket.send_to(format!("<{priority}>{line}").as_bytes(), SOCKET)
     });
+    // A container has no log daemon, but reads standard error.
+    if sent.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        let _ = writeln!(io::stderr(), "{line}");
+    }
 }
 
 /// Whether the character reorders text or breaks lines without being a control character (Unicode

@@ -88,7 +88,7 @@ const LIMITS: &[(&str, Resource, &[u64], u64)] = &[
             MIB,
             8 * MIB,
         ],
-        32 * KIB,
+        64 * KIB,
     ),
     // A limit of 0 seconds is used up at the first tick of the clock.
     ("CPU", libc::RLIMIT_CPU, &[0, 1, 2], 1),

@@ -481,12 +481,21 @@ fn a_container_needs_the_binary_the_client_its_settings_and_the_defaults_file() 
         .env("ROOT", root)
         .env("BINARY", binary())
         .env("FOLDER", cluster.folder.path());
+    let log = cluster.folder.join("log");
+    container.stderr(fs::File::create(&log).unwrap());
     let container = Daemon(container.spawn().unwrap());
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9201);
     wait_until("the port is served", || TcpStream::connect(address).is_ok());
     for _ in 0..3 {
         assert_eq!(receive(&mut ask(address, GET)), LEADER);
     }
+    // There is no log daemon.
+    let log = fs::read_to_string(log).unwrap();
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(
+        log.starts_with("cmonhachk[") && log.contains("]: none -> leader: l 2.3.4 "),
+        "{log}"
+    );
     // It is the container's first process, to which the kernel sends no signal that it does not handle.
     let first = children(container.0.id())[0];
     kill(Pid::from_raw(first.cast_signed()), Signal::SIGTERM).unwrap();
