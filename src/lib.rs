@@ -1,7 +1,7 @@
 //! `cmonhachk` answers one health check: is this node's ClusterControl controller the leader?
 //!
-//! It is a *health-check responder* with a *single-flight cached result*. A super-server starts it for each
-//! connection; it answers once and exits.
+//! It is a *health-check responder* with a *single-flight cached result*. Each connection has a process of its
+//! own, which a super-server or the [`listener`] starts; it answers once and exits.
 //!
 //! # The way of a check
 //!
@@ -23,6 +23,7 @@
 //!
 //! | file | question |
 //! |---|---|
+//! | [`listener`] | Who accepts, and how many checks run at once? |
 //! | [`connection`] | Is there a client, what did it send, and did it get the answer? |
 //! | [`request`] | What does the client ask for? |
 //! | [`serve`], [`by_hand`] | In which order, for a client and for a person? |

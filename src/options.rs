@@ -28,10 +28,11 @@ const AFTER_HELP: &str = "\
 Each option can also be set by its variable, in the environment or as a line NAME=VALUE of
 /etc/default/cmonhachk. An option outranks its variable, and the environment outranks the file.
 
-If xinetd or systemd starts it with a connection as standard input, it reads the request and answers:
-200 for the leader, 503 for a follower or if the role is unknown. The path /health is 200 for a
-follower, too, and HAProxy's agent check sends the line 'agent'. By hand, it prints the answer and
-exits with 0 for the leader, 1 for a follower, 2 if the role is unknown.";
+With a connection as standard input, it reads the request and answers; from a socket that listens, it
+accepts, and makes a process for each connection. The answer is 200 for the leader, 503 for a
+follower or if the role is unknown. The path /health is 200 for a follower, too, and HAProxy's agent
+check sends the line 'agent'. By hand, it prints the answer and exits with 0 for the leader, 1 for a
+follower, 2 if the role is unknown.";
 
 /// What the operator asked for.
 #[derive(Debug, Parser)]
