@@ -301,6 +301,13 @@ fn checks_that_wait_for_a_dead_disk_keep_no_other_from_its_answer() {
     assert_eq!(lent.get(), LEADER);
 }
 
+/// Ends the listener under strace, which would wait for it.
+fn end_of_the_traced(lent: &Lent) {
+    for listener in lent.checks() {
+        kill(Pid::from_raw(listener.cast_signed()), Signal::SIGTERM).unwrap();
+    }
+}
+
 /// The listener, with a fault in its own system calls; those of its checks have none.
 fn with_own_fault(fault: &str, check: &Command) -> Command {
     let mut traced = starting("strace", check);
@@ -320,6 +327,7 @@ fn without_room_for_a_process_the_client_is_told_so_and_the_next_one_is_served()
         assert_eq!(lent.get(), unknown("s9s-not-started"));
     }
     assert_eq!(lent.get(), LEADER);
+    end_of_the_traced(&lent);
 }
 
 #[test]
@@ -330,6 +338,7 @@ fn without_room_for_a_descriptor_the_client_waits() {
         &cluster.leader().command(),
     ));
     assert_eq!(lent.get(), LEADER);
+    end_of_the_traced(&lent);
 }
 
 #[test]
