@@ -218,6 +218,29 @@ fn explain_says_what_the_service_answers_and_for_how_long() {
     let text = explain();
     has(&text, "  a pause: s9s is not run for another 2");
     has(&text, "  verdict: leader\n  HAProxy is told 503: ");
+    // A process that is gone holds s9s up no more.
+    let path = format!("{}.verdict", node.lock.display());
+    let entry = fs::read_link(&path)
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .replacen(" 0/0 ", " 999999999/7 ", 1);
+    fs::remove_file(&path).unwrap();
+    symlink(entry, &path).unwrap();
+    let text = explain();
+    assert!(
+        text.contains("  cached: unknown s9s-refused, ") && !text.contains("a pause"),
+        "{text}"
+    );
+    // What is not published has no age, but this check finds the same.
+    node.forget();
+    let file = cluster.folder.write("maintenance", "new disks");
+    let maintenance = ["--maintenance", file.to_str().unwrap()];
+    assert_eq!(node.get(&maintenance), unknown("maintenance"));
+    has(
+        &node.answer(&[&maintenance[..], &["--explain"]].concat()),
+        "  verdict: unknown maintenance\n  HAProxy is told 503: ",
+    );
     // A verdict that is old says nothing of now.
     node.forget();
     assert_eq!(node.get(&[]), LEADER);
@@ -253,8 +276,11 @@ fn explain_does_not_believe_a_stranger() {
         lchown(folder.join(format!("lock.{name}")), Some(65534), None).unwrap();
     }
     let lock = folder.join("lock");
+    fs::write(&lock, "").unwrap();
+    chown(&lock, Some(Uid::from_raw(65534)), None).unwrap();
     let text = node.answer(&["--explain", "--lock-file", lock.to_str().unwrap()]);
     assert!(text.contains("a pause: s9s is not run for another 2"), "{text}");
+    assert!(!text.contains("it cannot be used"), "{text}");
 }
 
 #[test]
@@ -274,6 +300,7 @@ fn explain_claims_nothing_of_a_service_whose_folder_it_may_not_enter() {
         told.contains("  it cannot be used: ") && told.contains("The service was not asked just now"),
         "{told}"
     );
+    assert!(!told.contains("root's files"), "{told}");
 }
 
 #[test]

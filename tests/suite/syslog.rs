@@ -175,6 +175,19 @@ fn of_many_checks_that_notice_a_change_one_logs_it() {
 }
 
 #[test]
+fn a_client_that_stays_after_its_answer_is_told_nothing_else() {
+    let cluster = Cluster::new();
+    let log = Log::open(&cluster);
+    let node = cluster.leader();
+    // The guard's time is up while the check waits for the client to close.
+    let mut client = requesting(&mut logging(&node, &["--timeout", "0.5"]), GET);
+    assert_eq!(client.receive(), LEADER);
+    client.is_left();
+    let lines = log.lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+}
+
+#[test]
 fn a_lock_that_is_not_free_in_time_is_named() {
     let cluster = Cluster::new();
     let log = Log::open(&cluster);
