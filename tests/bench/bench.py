@@ -202,7 +202,9 @@ class Listener(Xinetd):
         self.address = (f"127.0.1.{next(count) % 250 + 1}", 9201)
         forget()
         command = [self.program, "--listen", f"{self.address[0]}:{self.address[1]}"]
-        self.process = subprocess.Popen(command, env={**ENVIRONMENT, **environment}, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, env={**ENVIRONMENT, **environment}, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         patience = time.monotonic() + 10
         while socket.socket().connect_ex(self.address):
             check(time.monotonic() < patience and self.process.poll() is None, "the listener does not start")
