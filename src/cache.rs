@@ -27,8 +27,8 @@ use crate::options::Options;
 use crate::reason::{Fault, Reason};
 use crate::verdict::Verdict;
 
-/// How often a check that waits for another one's verdict looks for it.
-const LOOK: Duration = Duration::from_millis(5);
+/// How long a check that waits for another one's verdict pauses before it looks again: at first, and at most.
+const LOOK: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(25)];
 
 /// What a check gets from the cache.
 #[derive(Debug)]
@@ -77,9 +77,11 @@ pub fn turn(options: &Options, deadline: Moment, guard: &Guard) -> Result<Turn, 
     };
     let lock = open(lock_file, true).map_err(unusable)?;
     guard.enter("waiting for the lock on", lock_file);
+    let asked = Moment::now();
     let before = loop {
+        let waited = asked.age().unwrap_or_default();
         // A run of s9s that is cut short says nothing about s9s. The next check has more time.
-        let is_late = deadline.left() < timeout * 5 / 6;
+        let is_late = waited > timeout / 6 || deadline.left() < timeout / 2;
         let is_holder = !is_late && locked(&lock).map_err(unusable)?;
         let before = entry(lock_file, None);
         // What was published meanwhile is for all who waited. No run takes longer than the timeout.
@@ -91,12 +93,12 @@ pub fn turn(options: &Options, deadline: Moment, guard: &Guard) -> Result<Turn, 
             break before;
         }
         if deadline.has_passed() {
-            let why = format!("another check has the lock on {}", lock_file.display());
+            let why = format!("no verdict came in time beside the lock file {}", lock_file.display());
             return Err(Reason::LockTimeout.because(anyhow!(why)));
         }
         // flock(2) could wait, too, but for the lock and not for the verdict: where s9s takes longer than the
         // maximum age, newcomers would take the lock again and again before all who waited have had it.
-        thread::sleep(LOOK.min(deadline.left()));
+        thread::sleep((waited / 8).clamp(LOOK[0], LOOK[1]).min(deadline.left()));
     };
     Ok(Turn::Miss(Slot {
         key,

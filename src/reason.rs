@@ -42,7 +42,7 @@ reasons! {
         "A single such answer means that a check was disturbed. If it lasts, `lslocks` shows which process holds the lock."
     LockUnusable "lock-unusable"
         "The lock file cannot be used, so s9s is not run. Without the lock, each check would be one more login."
-        "Syslog says what is wrong. The folder of the lock file must exist and belong to the service's user; as root, `install -d -m 700 -o cmonhachk /run/cmonhachk` makes it. If syslog names boot_id, let the service read /proc/sys."
+        "Syslog says what is wrong. The folder of the lock file must exist and belong to the service's user; as root, `install -d -m 700 -o cmonhachk /run/cmonhachk` makes it; under systemd, then restart cmonhachk.service. If syslog names boot_id, let the service read /proc/sys."
     DefaultsMissing "defaults-missing"
         "There is no defaults file, so this node does not know its own address."
         "Install the controller's defaults file, name the right one with --cmon-defaults, or set --node."

@@ -195,6 +195,9 @@ fn it_ends_after_a_minute_without_connections() {
     let cluster = Cluster::new();
     let start = Instant::now();
     let mut lent = lend(&mut cluster.leader().command());
+    // One that holds its socket itself does not.
+    let own = SocketAddr::from((Ipv4Addr::LOCALHOST, 9201));
+    let _own = listen(&cluster.leader(), own);
     thread::sleep(Duration::from_secs(5));
     assert_eq!(lent.get(), LEADER);
     while lent.listener.0.try_wait().unwrap().is_none() {
@@ -203,6 +206,10 @@ fn it_ends_after_a_minute_without_connections() {
     }
     assert!(start.elapsed() > Duration::from_secs(64), "{:?}", start.elapsed());
     assert_eq!(lent.listener.0.wait().unwrap().code(), Some(0));
+    assert_eq!(
+        receive(&mut ask(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9201), GET)),
+        LEADER
+    );
 }
 
 #[test]
@@ -214,6 +221,10 @@ fn once_its_program_was_replaced_it_leaves_the_next_connection_to_the_new_one() 
     let command = || starting(program.to_str().unwrap(), &node.command());
     let mut lent = lend(&mut command());
     assert_eq!(lent.get(), LEADER);
+    // With a socket of its own, it goes on: nobody would start the new program.
+    let own = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9201);
+    let _own = Daemon(command().args(["--listen", &own.to_string()]).spawn().unwrap());
+    wait_until("the port is served", || TcpStream::connect(own).is_ok());
     let mut client = lent.ask();
     // As dpkg and rpm do it.
     fs::copy(binary(), cluster.folder.join("program.new")).unwrap();
@@ -223,6 +234,7 @@ fn once_its_program_was_replaced_it_leaves_the_next_connection_to_the_new_one() 
     exits(&mut lent.listener.0);
     lent.listener = with_socket(&mut command(), lent.socket.try_clone().unwrap().into());
     assert_eq!(receive(&mut client), LEADER);
+    assert_eq!(receive(&mut ask(own, GET)), LEADER);
 }
 
 #[test]

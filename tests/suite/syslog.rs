@@ -203,7 +203,7 @@ fn a_lock_that_is_not_free_in_time_is_named() {
     }
     let lines = log.lines();
     assert_eq!(lines.len(), 1, "{lines:?}");
-    let doing = "<28>leader -> unknown lock-timeout: another check has the lock on ";
+    let doing = "<28>leader -> unknown lock-timeout: no verdict came in time beside the lock file ";
     assert!(
         lines[0].starts_with(doing) && lines[0].contains(node.lock.to_str().unwrap()),
         "{lines:?}"

@@ -277,6 +277,18 @@ fn the_service_that_is_killed_or_restarted_loses_no_answer_but_those_in_hand() {
 }
 
 #[test]
+fn a_service_that_cannot_start_is_tried_again_with_pauses_until_it_can() {
+    let cluster = Cluster::new();
+    let systemd = Systemd::boot(&cluster);
+    systemd.run("mv /usr/sbin/cmonhachk /opt; curl --silent --max-time 3 http://127.0.0.1:9201/");
+    let starts = systemd.run("journalctl --no-pager --output cat _PID=1 | grep --count 'Failed with result'");
+    let starts: usize = starts.trim().parse().unwrap();
+    assert!((1..=15).contains(&starts), "{starts} starts in three seconds");
+    systemd.run("mv /opt/cmonhachk /usr/sbin");
+    assert_eq!(systemd.curl(), LEADER);
+}
+
+#[test]
 fn where_the_socket_is_stopped_nobody_answers_and_the_port_is_free() {
     let cluster = Cluster::new();
     let systemd = Systemd::boot(&cluster);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::{
     Client, Cluster, GET, LEADER, once_in_a_while, requesting, wait_until, wait_until_all_but_one_wait,
-    waits_for_a_verdict,
+    waits_for_a_verdict, with_fault,
 };
 
 #[test]
@@ -72,6 +72,18 @@ fn a_check_that_waited_too_long_leaves_s9s_to_one_that_has_more_time_and_shares_
     assert_eq!(start().answer(), LEADER);
     assert_eq!(late.answer(), LEADER);
     assert_eq!(cluster.runs(), 1);
+}
+
+#[test]
+fn a_check_that_was_held_up_before_the_lock_takes_it_if_it_is_free() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    assert_eq!(node.get(&[]), LEADER);
+    // Longer than a sixth of its time, before it looks for the lock.
+    let fault = "readlinkat:delay_enter=350000";
+    let mut check = with_fault(fault, node.command().args(["--max-age", "0", "--timeout", "2"]));
+    assert_eq!(requesting(&mut check, GET).answer(), LEADER);
+    assert_eq!(cluster.runs(), 2);
 }
 
 #[test]
