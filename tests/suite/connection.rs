@@ -361,3 +361,11 @@ fn a_socket_between_programs_is_no_client() {
     assert_eq!(String::from_utf8(output.stdout).unwrap(), FOLLOWER);
     assert_eq!(output.status.code(), Some(1));
 }
+
+#[test]
+fn half_a_request_is_not_waited_for_until_the_deadline() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    // After the deadline, no role is told.
+    assert!(once_in_a_while(|| node.ask(&["--timeout", "1"], b"GET / HT") == LEADER));
+}
