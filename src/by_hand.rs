@@ -16,8 +16,7 @@ use crate::request::Request;
 use crate::verdict::{Role, Verdict, verdict};
 
 /// Makes the check and prints the answer, or with `--explain` the way to it. With `--listen`, serves clients
-/// instead. The status of a check is 0 for
-/// the leader, 1 for a follower, 2 for an unknown state.
+/// instead. The status of a check is 0 for the leader, 1 for a follower, 2 for an unknown state.
 pub fn by_hand(started: Moment) -> ExitCode {
     let options = match Options::read() {
         Ok(options) => options,

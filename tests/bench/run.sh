@@ -16,7 +16,10 @@ command -v cargo >/dev/null || fail "please install the Rust toolchain: there is
 
 say "Building"
 deploy/package.sh
-for suite in bookworm trixie; do "${as_root[@]}" tests/root.sh "$suite"; done
+short=()
+suites=(bookworm)
+if [ "${1:-}" = --short ]; then short=(--short); else suites+=(trixie); fi
+for suite in "${suites[@]}"; do "${as_root[@]}" tests/root.sh "$suite"; done
 out=target/bench
 "${as_root[@]}" rm -rf "$out"
 mkdir -p "$out/path"
@@ -28,8 +31,6 @@ done
 say "Measuring"
 echo "$(date +%F), $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores, Linux $(uname -r),"
 echo "$(rustc --version), xinetd $(xinetd -version 2>&1 | head -n 1), load average at the start $(cut -d ' ' -f 1 /proc/loadavg)."
-short=()
-if [ "${1:-}" = --short ]; then short=(--short); fi
 "${as_root[@]}" /usr/bin/python3 -B tests/bench/node.py "${short[@]}"
 # The paths of a node, without touching this machine's: /run with the lock file's folder, the
 # defaults file, s9s in the first folder on PATH, the node's address, and port 9201.

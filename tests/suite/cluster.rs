@@ -324,10 +324,20 @@ pub fn starting(program: &str, check: &Command) -> Command {
     command
 }
 
-/// The check, with a fault that strace injects into its system calls.
+/// The check, with a fault that strace injects into its system calls and those of what it starts.
 pub fn with_fault(fault: &str, check: &Command) -> Command {
+    traced(&["-f"], fault, check)
+}
+
+/// The listener, with a fault in its own system calls; those of its checks have none.
+pub fn with_own_fault(fault: &str, listener: &Command) -> Command {
+    traced(&[], fault, listener)
+}
+
+fn traced(options: &[&str], fault: &str, check: &Command) -> Command {
     let mut traced = starting("strace", check);
-    traced.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={fault}")]);
+    traced.args(options);
+    traced.args(["-qq", "-o", "/dev/null", "-e", &format!("inject={fault}")]);
     traced.arg(check.get_program()).args(check.get_args());
     traced
 }

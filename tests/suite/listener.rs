@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use crate::cluster::{
     Cluster, Daemon, FOLLOWER, GET, LEADER, Node, ask, binary, exits, parent, processes, receive, starting, unknown,
-    wait_until,
+    wait_until, with_own_fault,
 };
 use crate::late::with_disk;
 
@@ -197,7 +197,7 @@ fn it_ends_after_a_minute_without_connections() {
     let mut lent = lend(&mut cluster.leader().command());
     // One that holds its socket itself does not.
     let own = SocketAddr::from((Ipv4Addr::LOCALHOST, 9201));
-    let _own = listen(&cluster.leader(), own);
+    let _own = listen(&mut cluster.leader().command(), own);
     thread::sleep(Duration::from_secs(5));
     assert_eq!(lent.get(), LEADER);
     while lent.listener.0.try_wait().unwrap().is_none() {
@@ -223,8 +223,7 @@ fn once_its_program_was_replaced_it_leaves_the_next_connection_to_the_new_one() 
     assert_eq!(lent.get(), LEADER);
     // With a socket of its own, it goes on: nobody would start the new program.
     let own = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9201);
-    let _own = Daemon(command().args(["--listen", &own.to_string()]).spawn().unwrap());
-    wait_until("the port is served", || TcpStream::connect(own).is_ok());
+    let _own = listen(&mut command(), own.into());
     let mut client = lent.ask();
     // As dpkg and rpm do it.
     fs::copy(binary(), cluster.folder.join("program.new")).unwrap();
@@ -320,14 +319,6 @@ fn end_of_the_traced(lent: &Lent) {
     }
 }
 
-/// The listener, with a fault in its own system calls; those of its checks have none.
-fn with_own_fault(fault: &str, check: &Command) -> Command {
-    let mut traced = starting("strace", check);
-    traced.args(["-qq", "-o", "/dev/null", "-e", &format!("inject={fault}")]);
-    traced.arg(check.get_program()).args(check.get_args());
-    traced
-}
-
 #[test]
 fn without_room_for_a_process_the_client_is_told_so_and_the_next_one_is_served() {
     let cluster = Cluster::new();
@@ -390,8 +381,7 @@ fn with_sigchld_ignored_it_still_sees_the_ends_of_its_checks() {
 }
 
 /// Starts a listener of its own, and waits until its port is served.
-fn listen(node: &Node<'_>, address: SocketAddr) -> Daemon {
-    let mut command = node.command();
+fn listen(command: &mut Command, address: SocketAddr) -> Daemon {
     let listener = Daemon(command.args(["--listen", &address.to_string()]).spawn().unwrap());
     let mut local = address;
     if address.ip().is_unspecified() {
@@ -421,7 +411,7 @@ fn it_opens_its_own_socket_for_one_address_or_for_both_families() {
         ("10.0.0.101".parse().unwrap(), false, false),
     ] {
         let address = SocketAddr::new(ip, 9201);
-        let mut listener = listen(&node, address);
+        let mut listener = listen(&mut node.command(), address);
         assert_eq!((answers(four, 9201), answers(six, 9201)), (by_four, by_six), "{ip}");
         // Clients and their checks go on for a while; the port is free at once.
         listener.signal(Signal::SIGTERM);
