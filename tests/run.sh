@@ -115,8 +115,9 @@ demo() {
     shows 2 '^HTTP/1.1 200 OK'
     shows 4 '^HTTP/1.1 503 Service Unavailable'
     shows 1 '^The user was on the new leader [0-9]* ms after'
-    shows 3 'gets: 10.0.0.102$'
-    shows 1 'unknown s9s-timeout$'
+    shows 1 'gets: 10.0.0.102$'
+    shows 2 'Users get to 10.0.0.102 '
+    shows 1 '10.0.0.103 .*unknown s9s-timeout$'
     shows 1 '^== Done'
     # Processes, an interface, files. The pattern does not match grep's own arguments.
     left=$(

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::cluster::{AtEnd, Cluster, PATIENCE, loopback, once_in_a_while, project, wait_until};
+use crate::cluster::{AtEnd, Cluster, Folder, PATIENCE, loopback, once_in_a_while, project, wait_until};
 use crate::haproxy::Haproxy;
 use crate::xinetd::Xinetd;
 
@@ -63,6 +63,9 @@ impl Drop for Ui {
 /// The program's own time limit, which is longer in the other tests.
 pub const DEPLOYED: &str = "--timeout 1.5";
 
+/// Where the configuration's Lua is before it is installed.
+const LUA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/haproxy");
+
 /// Makes HAProxy wait for a check as long as the check has time: where the tests do not measure, a machine
 /// that stops for a second takes no node down.
 fn patient(configuration: String) -> String {
@@ -110,7 +113,8 @@ impl<'a> Site<'a> {
         let socket = cluster.folder.join("stats").display().to_string();
         configuration = configuration
             .replace("bind :", &format!("bind {ip}:"))
-            .replace("/run/haproxy/admin.sock", &socket);
+            .replace("/run/haproxy/admin.sock", &socket)
+            .replace("/usr/share/cmonhachk", LUA);
         let haproxy = Haproxy::start(&cluster.folder, &adapt(configuration));
         let site = Site {
             haproxy,
@@ -149,7 +153,9 @@ impl<'a> Site<'a> {
 
 #[test]
 fn the_deployed_configuration_is_valid_without_a_warning() {
-    let file = project().join("deploy/haproxy/haproxy.cfg");
+    let configuration = fs::read_to_string(project().join("deploy/haproxy/haproxy.cfg")).unwrap();
+    let folder = Folder::new();
+    let file = folder.write("haproxy.cfg", &configuration.replace("/usr/share/cmonhachk", LUA));
     let output = Command::new("haproxy").arg("-c").arg("-f").arg(file).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
     assert_eq!(said, "Configuration file is valid\n");

@@ -24,12 +24,13 @@ impl Haproxy {
     pub fn start(folder: &Folder, configuration: &str) -> Haproxy {
         let (socket, log) = (folder.join("stats"), folder.join("haproxy.log"));
         let configuration = folder.write("haproxy.cfg", configuration);
+        let said = fs::File::create(&log).unwrap();
         let process = Command::new("haproxy")
             .args(["-Ws", "-f"])
             .arg(configuration)
             .stdin(Stdio::null())
-            .stdout(fs::File::create(&log).unwrap())
-            .stderr(fs::File::create(folder.join("haproxy.err")).unwrap())
+            .stdout(said.try_clone().unwrap())
+            .stderr(said)
             .spawn()
             .expect("haproxy is installed");
         let process = Daemon(process);
