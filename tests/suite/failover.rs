@@ -155,7 +155,7 @@ impl<'a> Site<'a> {
 fn the_deployed_configuration_is_valid_without_a_warning() {
     let configuration = fs::read_to_string(project().join("deploy/haproxy/haproxy.cfg")).unwrap();
     let folder = Folder::new();
-    let file = folder.write("haproxy.cfg", &configuration.replace("/usr/share/cmonhachk", LUA));
+    let file = folder.write("haproxy.cfg", configuration.replace("/usr/share/cmonhachk", LUA));
     let output = Command::new("haproxy").arg("-c").arg("-f").arg(file).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
     assert_eq!(said, "Configuration file is valid\n");

@@ -8,16 +8,21 @@ use std::fs;
 use std::io::Read;
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use site::*;
 
-use crate::cluster::{Folder, project, wait_until};
+use crate::cluster::{AtEnd, Folder, project, wait_until};
 use crate::node::DEB;
 
 #[test]
 fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     let site = Site::boot();
+    let alone = site.nodes[1].front("--status");
+    assert!(alone.contains("\n127.0.0.1                      leader\n"), "{alone}");
+    assert!(alone.ends_with("\n1\n"), "{alone}");
     let start = Instant::now();
     for (node, order) in site.nodes.iter().zip(["101 102 103", "103 101 102", "102 103 101"]) {
         let nodes = order.replace(' ', " 10.0.0.");
@@ -40,6 +45,14 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
         );
     }
     a_repair_needs_no_other_node_and_a_new_setting_does(&site);
+    let status = site.nodes[2].succeeds("--status");
+    for part in [
+        "10.0.0.101       DOWN",
+        "10.0.0.102       UP            leader\n",
+        "10.0.0.130 is on 10.0.0.101.\nUsers get to 10.0.0.102 at 10.0.0.130, port 81.\n0\n",
+    ] {
+        assert!(status.contains(part), "{part}: {status}");
+    }
     let metrics = site.nodes[1].run("curl --silent http://10.0.0.130:9600/metrics");
     assert!(
         metrics.contains("haproxy_server_status{proxy=\"role\",server=\"node2\""),
@@ -97,6 +110,51 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     assert!(!replies.keys().flatten().any(|name| name != "node2"), "{replies:?}");
 }
 
+#[test]
+fn nobody_waits_long_for_a_dead_leader() {
+    let site = Site::boot();
+    for node in &site.nodes {
+        node.succeeds(SITE);
+    }
+    let (over, begun) = (AtomicBool::new(false), Instant::now());
+    let visits = thread::scope(|scope| {
+        let end = AtEnd(&over);
+        let users = scope.spawn(|| {
+            let mut visits = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                visits.push(scope.spawn(|| {
+                    let start = Instant::now();
+                    let name = site.user_gets(VIRTUAL);
+                    (start - begun, start.elapsed(), name)
+                }));
+                thread::sleep(Duration::from_millis(100));
+            }
+            visits
+        });
+        thread::sleep(Duration::from_millis(500));
+        site.network.ip("link set node2 down");
+        // The election takes its time.
+        thread::sleep(Duration::from_secs(5));
+        for node in [&site.nodes[0], &site.nodes[2]] {
+            node.run("sed -i 's/^l/f/; /10.0.0.103/s/^f/l/' /opt/cluster/controllers");
+        }
+        wait_until("users are on the new leader", || {
+            site.user_gets(VIRTUAL).as_deref() == Some("node3")
+        });
+        drop(end);
+        let users = users.join().unwrap();
+        users.into_iter().map(|visit| visit.join().unwrap()).collect::<Vec<_>>()
+    });
+    let longest = visits.iter().max_by_key(|(_, took, _)| *took).unwrap();
+    eprintln!("the longest of {} visits: {longest:?}", visits.len());
+    // Two tries of half a second, or two seconds without a leader.
+    assert!(longest.1 < Duration::from_millis(3500), "{visits:?}");
+    assert!(
+        !visits.iter().any(|(.., name)| name.as_deref() == Some("node1")),
+        "{visits:?}"
+    );
+}
+
 /// The third node does not answer, and the second one has lost parts of its front.
 fn a_repair_needs_no_other_node_and_a_new_setting_does(site: &Site) {
     let [_, node, silent] = &site.nodes[..] else {
@@ -109,7 +167,7 @@ fn a_repair_needs_no_other_node_and_a_new_setting_does(site: &Site) {
         "Enables cmonhachk-front.service\n",
         "Starts cmonhachk-front.service\n",
         "Writes /etc/keepalived/cmonhachk.conf\n",
-        "cmonhachk-front: 10.0.0.103 does not answer on port 9201 as cmonhachk does\n",
+        "cmonhachk-front: 10.0.0.103 gives no answer: nothing listens on port 9201, or no way leads there\n",
     ] {
         assert!(repair.contains(part), "{part}: {repair}");
     }
@@ -118,11 +176,40 @@ fn a_repair_needs_no_other_node_and_a_new_setting_does(site: &Site) {
     let state = node.state();
     let refusal = node.front("--front-port 82");
     assert!(
-        refusal.contains("10.0.0.103 does not answer") && refusal.ends_with("\n1\n"),
+        refusal.contains("10.0.0.103 gives no answer") && refusal.ends_with("\n1\n"),
         "{refusal}"
     );
+    // A dry run shows the whole change all the same.
+    let shown = node.front("--dry-run --front-port 82");
+    for part in [
+        "+    bind :82\n",
+        "Reloads cmonhachk-front.service\n",
+        "10.0.0.103 gives no answer",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(shown.ends_with("\n1\n"), "{shown}");
     assert_eq!(node.state(), state);
+    let status = node.front("--status");
+    assert!(status.contains("10.0.0.103       DOWN"), "{status}");
+    assert!(status.ends_with("\n1\n"), "{status}");
     silent.run("systemctl start cmonhachk.socket");
+    // A node that does not know its role is named, and this one first.
+    for ignorant in [silent, node] {
+        ignorant.run("echo 'fail 6 No user name set.' >/opt/cluster/behaviour; sleep 1.2");
+    }
+    for arguments in ["", "--status"] {
+        let said = node.front(arguments);
+        let (own, other) = (
+            said.find("cmonhachk-front: 10.0.0.102 does not know its role: s9s-no-user"),
+            said.find(".103 does not know"),
+        );
+        assert!(own.is_some() && own < other && said.ends_with("\n1\n"), "{said}");
+    }
+    for ignorant in [silent, node] {
+        ignorant.run("rm /opt/cluster/behaviour");
+    }
+    wait_until("all is well", || node.front("--status").ends_with("\n0\n"));
     assert!(node.succeeds("").ends_with("Nothing had to be changed.\n0\n"));
 }
 
@@ -138,7 +225,7 @@ fn a_new_node_that_the_others_do_not_know_is_told_so_and_serves_when_they_do() {
     }
     let said = site.nodes[2].front(SITE);
     assert!(
-        said.contains("another node had 10.0.0.130, and now this one has it"),
+        said.contains("10.0.0.101 had 10.0.0.130, and now this host has it"),
         "{said}"
     );
     assert!(said.ends_with("\n1\n"), "{said}");
@@ -149,7 +236,12 @@ fn a_new_node_that_the_others_do_not_know_is_told_so_and_serves_when_they_do() {
     site.nodes[2].succeeds("");
 
     // It is taken out again, first there and then elsewhere.
-    site.nodes[2].succeeds("--remove");
+    let said = site.nodes[2].succeeds("--remove");
+    let holder = &site.holders(VIRTUAL)[0][4..];
+    assert!(
+        said.contains(&format!("10.0.0.130 is on 10.0.0.10{holder} now.\n")),
+        "{said}"
+    );
     for node in &site.nodes[..2] {
         node.succeeds("10.0.0.130 10.0.0.101 10.0.0.102");
     }
@@ -311,7 +403,11 @@ const REFUSALS: &str = "\
 2 | --stats-port 81 SITE | --front-port and --stats-port are the same
 1 | SITE | port 81 is in use by socat, process | listen 81 | systemctl stop somebody
 1 | SITE | choose another with --stats-port | listen 9600 | systemctl stop somebody
-1 | SITE 10.0.0.200 | 10.0.0.200 does not answer on port 9201 as cmonhachk does
+1 | SITE 10.0.0.200 | 10.0.0.200 gives no answer: another program has port 9201
+1 | SITE 10.0.0.133 | 10.0.0.133 gives no answer: nothing listens on port 9201, or no way leads there
+1 | SITE | 10.0.0.103 gives no answer: port 9201 is silent | ip neigh replace 10.0.0.103 lladdr 02:00:00:00:00:99 dev eth1 nud permanent | ip neigh del 10.0.0.103 dev eth1
+1 | SITE | HAProxy 2.4 or later is needed, and this is 2.2.9 | old_haproxy | mv /usr/sbin/haproxy.real /usr/sbin/haproxy
+1 | SITE | HAProxy 2.4 or later is needed, and this is 1.8.27 | old_haproxy 1.8.27-493ce0b | mv /usr/sbin/haproxy.real /usr/sbin/haproxy
 1 | 10.0.0.200 NODES | 10.0.0.200 is in use: the host with the hardware address
 1 | 10.0.0.133 NODES | 10.0.0.133 is in use: the host with the hardware address
 1 | 127.0.0.1 NODES | 127.0.0.1 is in use: this host has it
@@ -332,6 +428,12 @@ const REFUSAL_SHELL: &str = r#"
         systemd-run --quiet --collect --unit somebody socat TCP-LISTEN:$1 -
         timeout 5 sh -c "until ss -Hltnp sport = :$1 | grep -q socat; do sleep 0.05; done"
     }
+    old_haproxy() {
+        cp /usr/sbin/haproxy /usr/sbin/haproxy.real
+        printf '#!/bin/sh\necho "HA-Proxy version %s 2021/08/06"\n' ${1:-2.2.9-2+deb11u6} >/usr/sbin/new
+        chmod 755 /usr/sbin/new
+        mv /usr/sbin/new /usr/sbin/haproxy
+    }
     instance() {
         printf 'vrrp_instance %s {\ninterface eth1\nvirtual_router_id %s\nunicast_peer {\n10.0.0.102\n}\n' $1 $2 >$K
         printf 'virtual_ipaddress {\n%s/24\n}\n}\n' $3 >>$K
@@ -346,6 +448,7 @@ fn it_refuses_with_the_cause_before_it_changes_anything() {
     // It asks by its own settings alone.
     node.run("echo output = /dev/null >/root/.curlrc");
     site.nodes[2].run("ip addr add 10.0.0.133/24 dev eth1");
+    site.nodes[2].run("mkdir -p /run/systemd/system/cmonhachk.socket.d; printf '[Socket]\\nListenStream=\\nListenStream=10.0.0.103:9201\\n' >/run/systemd/system/cmonhachk.socket.d/one.conf; systemctl daemon-reload; systemctl restart cmonhachk.socket");
     let other = "socat TCP-LISTEN:9201,fork SYSTEM:'echo HTTP/1.0 200 OK; echo'";
     let _other = site.network.daemon(other);
     for refusal in REFUSALS.lines() {
@@ -372,7 +475,7 @@ fn it_refuses_with_the_cause_before_it_changes_anything() {
     }
     let said = node.front(SITE);
     assert!(
-        said.contains("cmonhachk-front: HAProxy finds no leader: http://HOST:9600/ has"),
+        said.contains("cmonhachk-front: HAProxy finds no leader: cmonhachk-front --status shows"),
         "{said}"
     );
     assert!(said.ends_with("\n1\n"), "{said}");
@@ -423,7 +526,11 @@ fn the_manual_page_is_valid_and_has_the_options_of_the_help() {
     // An option, its value's name and, where it has one, its default.
     let told = help.lines().filter_map(|line| line.strip_prefix("  --"));
     let told: Vec<String> = told
-        .map(|line| line.split("  ").next().unwrap().replace(' ', " Ar "))
+        .map(|line| line.split("  ").next().unwrap().replace(", --", ", Fl -"))
+        .map(|line| match line.split_once(", ") {
+            Some((one, other)) => format!("{one} , {other}"),
+            None => line.replace(' ', " Ar "),
+        })
         .collect();
     let listed = page.lines().filter_map(|line| line.strip_prefix(".It Fl -"));
     assert_eq!(listed.collect::<Vec<_>>(), told);

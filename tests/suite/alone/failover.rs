@@ -44,6 +44,62 @@ fn users_are_on_the_new_leader_within_three_seconds_and_stay_there() {
     });
 }
 
+#[test]
+fn users_who_are_held_go_on_when_haproxy_has_found_the_leader() {
+    let cluster = Cluster::new();
+    let site = Site::start(&cluster, DEPLOYED, |configuration| configuration);
+    let mut late = Vec::new();
+    for round in 0..amount("CMONHACHK_FAILOVERS", 4, 10) {
+        let new = ["node2", "node1"][round % 2];
+        unless_paused(|| {
+            cluster.leads("nobody");
+            wait_until("nobody leads", || site.up().is_empty());
+            let (worst, replies) = thread::scope(|scope| {
+                let users: Vec<_> = (0..20)
+                    .map(|_| {
+                        thread::sleep(Duration::from_millis(15));
+                        scope.spawn(|| (site.user_gets(), Instant::now()))
+                    })
+                    .collect();
+                thread::sleep(Duration::from_millis(50 * round as u64));
+                cluster.leads(["10.0.0.102", "10.0.0.101"][round % 2]);
+                wait_until("HAProxy has found the leader", || !site.up().is_empty());
+                let found = Instant::now();
+                let users = users.into_iter().map(|user| user.join().unwrap());
+                let (names, ends): (Vec<_>, Vec<_>) = users.unzip();
+                (
+                    ends.iter()
+                        .map(|end| end.saturating_duration_since(found))
+                        .max()
+                        .unwrap(),
+                    names,
+                )
+            });
+            late.push(worst);
+            match replies.iter().all(|name| name.as_deref() == Some(new)) {
+                true if worst < Duration::from_millis(300) => Ok(()),
+                _ => Err(format!("{worst:?}: {replies:?}")),
+            }
+        });
+    }
+    late.sort_unstable();
+    println!("the last held user went on after {late:.0?}");
+}
+
+#[test]
+fn without_a_leader_a_user_is_held_for_two_seconds() {
+    let cluster = Cluster::new();
+    let site = Site::start(&cluster, DEPLOYED, |configuration| configuration);
+    cluster.leads("nobody");
+    wait_until("nobody leads", || site.up().is_empty());
+    unless_paused(|| {
+        let start = Instant::now();
+        assert_eq!(site.user_gets(), None);
+        let held = start.elapsed().as_secs_f64();
+        if (1.9..2.6).contains(&held) { Ok(()) } else { Err(held) }
+    });
+}
+
 /// What happens to the old leader.
 #[derive(Clone, Copy, Debug)]
 enum Failover {
