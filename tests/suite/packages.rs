@@ -1,5 +1,6 @@
 //! The packages, installed, changed and removed by the real apt, dpkg and rpm.
 
+use std::env::consts::ARCH;
 use std::fs;
 use std::time::Duration;
 
@@ -61,6 +62,11 @@ fn loses_nothing(node: &Node, of: &str, act: impl FnOnce()) {
     assert_eq!(node.gap_during(act), Duration::ZERO, "{of}");
 }
 
+fn nothing_runs(node: &Node) {
+    assert_eq!(node.run("ls /run /dev/shm | sed -n /cmonhachk/p"), "");
+    assert_eq!(node.run("systemctl list-units --all --no-legend 'cmonhachk*'"), "");
+}
+
 /// Another program gets the port, within two seconds.
 fn hands_over(node: &Node, of: &str, act: impl FnOnce()) {
     let gap = node.gap_during(|| {
@@ -112,9 +118,7 @@ fn from_installation_to_purge_no_answer_is_lost_and_nothing_is_left(suite: &str)
     node.run("apt-get purge -qq -y cmonhachk");
     assert_eq!(node.differences(&before), ["/etc/default/cmonhachk"], "{suite}");
     assert!(node.run("getent passwd cmonhachk").ends_with(":/usr/sbin/nologin\n"));
-    assert_eq!(node.run("ls /run /dev/shm | sed -n /cmonhachk/p"), "", "{suite}");
-    let units = node.run("systemctl list-units --all --no-legend 'cmonhachk*'");
-    assert_eq!(units, "", "{suite}");
+    nothing_runs(&node);
 }
 
 fn xinetd_takes_the_port_over_and_gives_it_back_without_a_restart(suite: &str) {
@@ -400,51 +404,75 @@ fn the_first_check_says_what_to_type_for_credentials() {
     assert_eq!(node.run("cat /var/lib/cmonhachk/.s9s/s9s.conf"), "cmon_user=root\n");
 }
 
+/// A package without files, for dnf, in the place of the packages of Red Hat's that ours need.
+const STAND_IN: &str = "{name: stand-in, arch: all, version: 1.0.0, provides: [systemd, xinetd, haproxy, keepalived]}";
+
 #[test]
-fn rpm_installs_upgrades_verifies_and_erases_the_same() {
+fn dnf_installs_upgrades_downgrades_and_removes_the_same() {
     let node = Node::boot("trixie");
     // Remove what makes this a Debian to the scripts. dpkg has installed what the packages need.
     node.install("xinetd");
     node.run("rm /usr/bin/deb-systemd-* /usr/sbin/invoke-rc.d");
+    node.write("/opt/stand-in.yaml", STAND_IN);
+    node.make_package(&node.systemd.root().join("opt/stand-in.yaml"), "rpm", &[]);
+    node.write(
+        "/etc/yum.repos.d/opt.repo",
+        "[opt]\nname=opt\nbaseurl=file:///opt\ngpgcheck=0\nmetadata_expire=0\n",
+    );
+    node.run("createrepo_c --quiet /opt");
     let before = node.files();
-    let this = concat!("/opt/cmonhachk-", env!("CARGO_PKG_VERSION"), "-1.$(uname -m).rpm");
-    let newer = "/opt/cmonhachk-9.9.9-1.*.rpm";
-    node.run(&format!(
-        "systemctl mask cmonhachk.socket; rpm --install --nodeps {this}"
-    ));
+    let dnf = |words: &str| node.run(&format!("cd /opt && dnf --assumeyes {words}"));
+    let version = |expected: &str| {
+        let query = "rpm --query --queryformat '%{name} %{version} %{license}\n' cmonhachk";
+        assert_eq!(node.run(query), format!("cmonhachk {expected} MIT\n"));
+    };
+
+    node.run("systemctl mask cmonhachk.socket");
+    let install = commands("dnf install ./cmonhachk").replace("x86_64", ARCH);
+    dnf(install.strip_prefix("dnf ").unwrap());
     assert!(node.serves().ends_with("inactive masked"), "{}", node.serves());
     node.run("systemctl unmask cmonhachk.socket; systemctl enable --now cmonhachk.socket");
     assert_eq!(node.systemd.curl(), LEADER);
     assert_eq!(node.serves(), SERVED);
-    assert_eq!(node.run("rpm --verify --nodeps cmonhachk"), "");
-    assert_eq!(node.run("rpm --query --queryformat '%{license}' cmonhachk"), "MIT");
+    assert_eq!(node.run("rpm --verify cmonhachk"), "");
+
     node.make_version("9.9.9", "rpm");
-    loses_nothing(&node, "rpm", || {
-        node.run(&format!("rpm --upgrade --nodeps {newer}"));
-        node.run(&format!("rpm --upgrade --oldpackage --nodeps {this}"));
+    node.run("createrepo_c --quiet /opt");
+    let socket = node.socket();
+    loses_nothing(&node, "dnf", || {
+        dnf("upgrade");
+        version("9.9.9");
+        dnf("downgrade cmonhachk");
+        version(env!("CARGO_PKG_VERSION"));
+        dnf("reinstall cmonhachk");
     });
+    assert_eq!(node.socket(), socket, "it was not closed");
     node.run("systemctl disable --now cmonhachk.socket");
-    node.run(&format!("rpm --upgrade --nodeps {newer}"));
+    dnf("install ./cmonhachk-9.9.9-1.*.rpm");
+    version("9.9.9");
     assert!(node.serves().ends_with("inactive disabled"), "{}", node.serves());
     node.run("systemctl enable --now cmonhachk.socket");
 
     let xinetd = node.run("pgrep --exact xinetd");
-    hands_over(&node, "rpm", || {
-        node.run("rpm --install --nodeps /opt/cmonhachk-xinetd-9.9.9-1.noarch.rpm");
+    hands_over(&node, "dnf", || {
+        dnf("install cmonhachk-xinetd");
         wait_until("xinetd has the port", || node.serves() == SERVED_BY_XINETD);
-        node.run("rpm --erase cmonhachk-xinetd");
+        dnf("remove cmonhachk-xinetd");
         wait_until("systemd has the port", || node.serves() == SERVED);
     });
     assert_eq!(node.run("pgrep --exact xinetd"), xinetd);
-    node.run("systemctl stop xinetd; rpm --install --nodeps /opt/cmonhachk-xinetd-9.9.9-1.noarch.rpm");
+    node.run("systemctl stop xinetd");
+    dnf("install cmonhachk-xinetd");
     wait_until("xinetd was started", || node.serves() == SERVED_BY_XINETD);
-    node.run("rpm --erase cmonhachk-xinetd cmonhachk");
+    // The other package, which needs this one, goes with it.
+    dnf("remove cmonhachk");
     assert_eq!(node.systemd.curl(), "");
     // Only what the manual names stays.
     assert_eq!(
         node.differences(&before),
         ["/var/lib/cmonhachk", "/var/lib/cmonhachk/.s9s"]
     );
+    nothing_runs(&node);
 }
 
 #[test]
