@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 suite=${1:?names a suite}
 packages=systemd,systemd-sysv,netbase,curl,iproute2,procps daemons=(xinetd)
 # What tests Red Hat's packages. In the other suites, rpm would also install Perl.
-if [ "$suite" = trixie ]; then packages=$packages,rpm,dnf,createrepo-c; fi
+if [ "$suite" = trixie ]; then packages=$packages,rpm,dnf,createrepo-c daemons+=(firewalld); fi
 root=$PWD/target/roots/$suite
 mkdir -p target/roots
 exec 9>"$root.lock"

@@ -2,9 +2,14 @@
 
 use std::env::consts::ARCH;
 use std::fs;
+use std::io::{ErrorKind, Read};
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::cluster::{LEADER, project, unknown, wait_until};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::cluster::{Daemon, LEADER, project, unknown, wait_until};
 use crate::node::{DEB, Node, XINETD_DEB, apt_get_install};
 use crate::xinetd::ARTICLES_SERVICE;
 
@@ -404,6 +409,9 @@ fn the_first_check_says_what_to_type_for_credentials() {
     assert_eq!(node.run("cat /var/lib/cmonhachk/.s9s/s9s.conf"), "cmon_user=root\n");
 }
 
+/// What the .rpm of this version is on a node.
+const RPM: &str = concat!("/opt/cmonhachk-", env!("CARGO_PKG_VERSION"), "-1.$(uname -m).rpm");
+
 /// A package without files, for dnf, in the place of the packages of Red Hat's that ours need.
 const STAND_IN: &str = "{name: stand-in, arch: all, version: 1.0.0, provides: [systemd, xinetd, haproxy, keepalived]}";
 
@@ -473,6 +481,70 @@ fn dnf_installs_upgrades_downgrades_and_removes_the_same() {
         ["/var/lib/cmonhachk", "/var/lib/cmonhachk/.s9s"]
     );
     nothing_runs(&node);
+}
+
+#[test]
+fn firewalld_opens_what_the_check_and_the_front_need_and_works_without_the_package() {
+    let node = Node::boot("trixie");
+    node.install("firewalld");
+    node.run(&format!("rpm --install --nodeps {RPM}"));
+    // This thread is another host.
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    let pid = node.systemd.first_process().unwrap();
+    for arguments in [
+        &format!("link add outside type veth peer name eth1 netns {pid}"),
+        "address add 10.0.0.200/24 dev outside",
+        "link set outside up",
+    ] {
+        assert!(
+            Command::new("ip")
+                .args(arguments.split(' '))
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+    node.run("ip address add 10.0.0.101/24 dev eth1; ip link set eth1 up");
+    let reaches = |port: u16| match TcpStream::connect((Ipv4Addr::new(10, 0, 0, 101), port)) {
+        Err(error) if error.kind() == ErrorKind::HostUnreachable => false,
+        Err(error) => error.kind() == ErrorKind::ConnectionRefused || panic!("{port}: {error}"),
+        Ok(_) => true,
+    };
+    let opens = |expected: [bool; 4]| assert_eq!([9201, 81, 9600, 82].map(reaches), expected);
+    let mut receiver = Command::new("nsenter");
+    receiver.arg(format!("--net=/proc/{pid}/ns/net"));
+    receiver
+        .args(["socat", "-u", "IP4-RECVFROM:112", "-"])
+        .stdout(Stdio::piped());
+    let mut receiver = Daemon(receiver.spawn().unwrap());
+    let sends_vrrp = |text: &str| {
+        let send = format!("echo {text} | socat -u - IP4-SENDTO:10.0.0.101:112");
+        Command::new("sh").args(["-c", &send]).status().unwrap();
+    };
+    wait_until("somebody receives VRRP", || {
+        !node.run("ss -Hlw 'sport = 112'").is_empty()
+    });
+    opens([false; 4]);
+    sends_vrrp("refused");
+
+    let open = commands("firewall-cmd --permanent --add-service");
+    // firewalld needs a moment to find the new files.
+    wait_until("firewalld knows the services", || {
+        node.systemd.output(&open).status.success()
+    });
+    opens([true, true, true, false]);
+    wait_until("VRRP passes", || {
+        sends_vrrp("accepted");
+        receiver.0.try_wait().unwrap().is_some()
+    });
+    let mut received = Vec::new();
+    receiver.0.stdout.take().unwrap().read_to_end(&mut received).unwrap();
+    assert!(received.ends_with(b"accepted\n"), "{received:?}");
+
+    // firewalld refuses a zone with a service that it does not know.
+    node.run("rpm --erase cmonhachk");
+    node.run("firewall-cmd --check-config; firewall-cmd --reload");
+    opens([false; 4]);
 }
 
 #[test]
