@@ -43,6 +43,9 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
             node.run("systemctl is-enabled cmonhachk-front keepalived"),
             "enabled\nenabled\n"
         );
+        // See the unit.
+        let front = "/proc/$(systemctl show --property MainPID --value cmonhachk-front)";
+        assert_eq!(node.run(&format!("grep NoNewPrivs {front}/status")), "NoNewPrivs:\t0\n");
     }
     a_repair_needs_no_other_node_and_a_new_setting_does(&site);
     let status = site.nodes[2].succeeds("--status");
