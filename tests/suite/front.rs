@@ -412,7 +412,7 @@ const REFUSALS: &str = "\
 1 | SITE | HAProxy 2.4 or later is needed, and this is 2.2.9 | old_haproxy | mv /usr/sbin/haproxy.real /usr/sbin/haproxy
 1 | SITE | HAProxy 2.4 or later is needed, and this is 1.8.27 | old_haproxy 1.8.27-493ce0b | mv /usr/sbin/haproxy.real /usr/sbin/haproxy
 1 | 10.0.0.200 NODES | 10.0.0.200 is in use: the host with the hardware address
-1 | 10.0.0.133 NODES | 10.0.0.133 is in use: the host with the hardware address
+1 | 10.0.0.133 NODES | 10.0.0.133 is in use: 10.0.0.103 has it
 1 | 127.0.0.1 NODES | 127.0.0.1 is in use: this host has it
 1 | 10.9.9.9 NODES | 10.9.9.9 cannot be reached from here
 1 | 10.9.9.9 NODES | 10.9.9.9 is not in a network of eth1 | ip route add 10.9.0.0/16 via 10.0.0.103 | ip route del 10.9.0.0/16
@@ -451,7 +451,7 @@ fn it_refuses_with_the_cause_before_it_changes_anything() {
     // It asks by its own settings alone.
     node.run("echo output = /dev/null >/root/.curlrc");
     site.nodes[2].run("ip addr add 10.0.0.133/24 dev eth1");
-    site.nodes[2].run("mkdir -p /run/systemd/system/cmonhachk.socket.d; printf '[Socket]\\nListenStream=\\nListenStream=10.0.0.103:9201\\n' >/run/systemd/system/cmonhachk.socket.d/one.conf; systemctl daemon-reload; systemctl restart cmonhachk.socket");
+    site.nodes[2].run("mkdir -p /run/systemd/system/cmonhachk.socket.d; printf '[Socket]\\nListenStream=\\nListenStream=10.0.0.103:9201\\nListenStream=[fd00::103]:9201\\n' >/run/systemd/system/cmonhachk.socket.d/one.conf; systemctl daemon-reload; systemctl restart cmonhachk.socket");
     let other = "socat TCP-LISTEN:9201,fork SYSTEM:'echo HTTP/1.0 200 OK; echo'";
     let _other = site.network.daemon(other);
     for refusal in REFUSALS.lines() {
