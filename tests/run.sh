@@ -87,10 +87,11 @@ lint() {
 }
 
 package() {
-    local made said
+    local made listed said
     made=$(sha256sum target/dist/*.deb target/dist/*.rpm)
-    deploy/package.sh
+    listed=$(deploy/package.sh)
     sha256sum --check --quiet <<<"$made" || fail "the packages are not the same bytes twice"
+    [ "$listed" = "$(cut -c 67- <<<"$made")" ] || fail "deploy/package.sh does not say where the packages are: $listed"
     lintian --allow-root --fail-on error,warning target/dist/*.deb
     said=$(rpmlint --config deploy/package/rpmlint.toml target/dist/*.rpm 2>&1) || fail "rpmlint says: $said"
 }
