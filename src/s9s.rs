@@ -114,7 +114,9 @@ pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
 /// the last row of a status fits any words. Source: recordings of the genuine client (s9s-tools 1.9).
 ///
 /// Only words about the user and the password are a refusal, because a refusal begins a long pause.
-const EXITS: [(i32, &str, Reason); 21] = [
+const EXITS: [(i32, &str, Reason); 22] = [
+    (3, "licen", Reason::S9sFailed),
+    (2, "licen", Reason::S9sFailed),
     (3, "database", Reason::S9sLoginFailed),
     (3, "suspended", Reason::S9sSuspended),
     (3, "password", Reason::S9sRefused),
@@ -122,7 +124,6 @@ const EXITS: [(i32, &str, Reason); 21] = [
     (3, "redirect", Reason::S9sRedirectFailed),
     (3, "try again", Reason::S9sTryAgain),
     (3, "initializ", Reason::S9sTryAgain),
-    (3, "licen", Reason::S9sFailed),
     (3, "user", Reason::S9sRefused),
     (3, "", Reason::S9sLoginFailed),
     (2, "access denied", Reason::S9sRefused),
@@ -170,6 +171,8 @@ mod tests {
             (3, "Access to database denied for user cmon.", "s9s-login-failed"),
             (3, "No such user.", "s9s-refused"),
             (3, "No valid license found.", "s9s-failed"),
+            (3, "Access denied: the licence for this user has expired.", "s9s-failed"),
+            (2, "Access denied: no license.", "s9s-failed"),
             (3, "The user is suspended.", "s9s-user-suspended"),
             (3, "Please try again later.", "s9s-try-again"),
             (3, "The controller is being initialized.", "s9s-try-again"),

@@ -37,6 +37,11 @@ fn each_recorded_end_of_s9s_has_its_reason() {
         ),
         ("fail 3 Could not connect to the database.", "s9s-login-failed"),
         ("fail 3 No valid license.", "s9s-failed"),
+        (
+            "fail 3 Access denied: the licence of this user has expired.",
+            "s9s-failed",
+        ),
+        ("fail 2 Access denied: no license.", "s9s-failed"),
         ("no-home", "s9s-no-user"),
         ("count 5", "list-unreadable"),
         ("fail 1 Something else.", "s9s-failed"),
