@@ -103,6 +103,8 @@ fn ask(options: &Options, slot: Slot, deadline: Moment, guard: &Guard) -> Checke
 
 /// A step of [`find_out`], for a person who follows it.
 pub enum Step<'a> {
+    /// There is no maintenance, so the check goes on.
+    Begins,
     /// The entries that name this node.
     Names(&'a [BindAddress]),
     /// The addresses of this machine's interfaces.
@@ -118,6 +120,7 @@ pub fn find_out(options: &Options, deadline: Moment, guard: &Guard, follow: &mut
     let left = deadline.left();
     let deadline = Moment::now() + left.saturating_sub(RESERVE.min(left * 3 / 10));
     in_service(options, guard)?;
+    follow(Step::Begins);
     let mut names = who_this_node_is(options, guard)?;
     follow(Step::Names(&names));
     // --node is not questioned: behind NAT or in a container, no interface has the address in the list.

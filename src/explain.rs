@@ -43,13 +43,15 @@ macro_rules! say {
 /// Makes a check of its own, and tells its way. Returns its verdict.
 pub fn explain(options: &Options, deadline: Moment, guard: &Guard) -> Verdict {
     let (told, is_recent) = service(options, guard);
-    say!("Who this node is");
-    match options.node {
-        Some(_) => say!("  --node:"),
-        None => say!("  RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display()),
-    }
     let mut names = Vec::new();
     let outcome = find_out(options, deadline, guard, &mut |step| match step {
+        Step::Begins => {
+            say!("Who this node is");
+            match options.node {
+                Some(_) => say!("  --node:"),
+                None => say!("  RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display()),
+            }
+        }
         Step::Names(entries) => names = entries.to_vec(),
         Step::Interfaces(ours) => {
             names.iter().for_each(|entry| say!("    {}", describe(entry, ours)));
@@ -90,7 +92,7 @@ pub fn explain(options: &Options, deadline: Moment, guard: &Guard) -> Verdict {
 fn advise(reason: Reason) {
     say!("  {}", reason.meaning());
     say!("What to do");
-    say!("  {}", reason.advice());
+    reason.advice().lines().for_each(|line| say!("  {line}"));
 }
 
 /// Tells why the check could not be ended.

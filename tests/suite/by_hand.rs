@@ -237,10 +237,11 @@ fn explain_says_what_the_service_answers_and_for_how_long() {
     let file = cluster.folder.write("maintenance", "new disks");
     let maintenance = ["--maintenance", file.to_str().unwrap()];
     assert_eq!(node.get(&maintenance), unknown("maintenance"));
-    has(
-        &node.answer(&[&maintenance[..], &["--explain"]].concat()),
-        "  verdict: unknown maintenance\n  HAProxy is told 503: ",
-    );
+    let text = node.answer(&[&maintenance[..], &["--explain"]].concat());
+    has(&text, "  verdict: unknown maintenance\n  HAProxy is told 503: ");
+    // The defaults file is not read, so nothing is promised of it.
+    assert!(!text.contains("RPC_BIND_ADDRESSES"), "{text}");
+    has(&text, "told last: unknown maintenance\nWhat that means\n");
     // A verdict that is old says nothing of now.
     node.forget();
     assert_eq!(node.get(&[]), LEADER);
