@@ -1,28 +1,174 @@
 //! What the manual page says is true.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
 use cmonhachk::reason::Reason;
+use regex::Regex;
 
-use crate::cluster::{binary, project};
+use crate::cluster::{Folder, binary, project};
 
-/// The manual page's source, with each entry of a list on a line of its own and its text in words.
+const PAGES: [&str; 2] = ["cmonhachk.8", "cmonhachk-front.8"];
+
+/// How a display begins in a page's source: a command, or a text.
+pub const COMMAND: &str = "-literal -offset indent -compact";
+pub const TEXT: &str = "-unfilled -offset indent -compact";
+
+fn source(page: &str) -> String {
+    fs::read_to_string(project().join("deploy/man").join(page)).unwrap()
+}
+
+/// What these escapes stand for.
+fn plain(source: &str) -> String {
+    let escapes = [
+        (r"\-", "-"),
+        (r"\(aq", "'"),
+        (r"\(ti", "~"),
+        (r"\(ha", "^"),
+        (r"\e", r"\"),
+    ]
+    .into_iter();
+    escapes.fold(source.to_string(), |text, (escape, character)| {
+        text.replace(escape, character)
+    })
+}
+
+/// Commands, with one line for each.
+pub fn joined(commands: &str) -> String {
+    let breaks = Regex::new(r"( \\|( \|))\n +").unwrap();
+    breaks.replace_all(commands, "$2 ").into_owned()
+}
+
+/// What is quoted in running text, and the mark behind it.
+fn quoted() -> Regex {
+    Regex::new(r"(?m)^\.Ql (.*?)(?: \))?(?: ([.,]))?$").unwrap()
+}
+
+/// The page on a terminal of 80 columns: by man, by mandoc, and by a groff that makes typographic characters
+/// of what is not escaped, as some distributions have it.
+fn rendered(page: &str) -> Vec<String> {
+    let folder = Folder::new();
+    let strict = ".char - \\[hy]\n.char ' \\[cq]\n.char ~ \\[u02DC]\n.char ^ \\[u02C6]\n.char ` \\[oq]\n";
+    folder.write("mdoc.local", strict);
+    let script = r#"
+        export LC_ALL=C.UTF-8 MANWIDTH=80 FOLDER=$1
+        sh -c "$2 $3" | sed 's/.\x08//g'"#;
+    let by = |program: &str| {
+        let mut command = Command::new("bash");
+        command.args(["-o", "pipefail", "-ec", script, "bash"]);
+        command.arg(folder.path()).arg(program);
+        let output = command.arg(project().join("deploy/man").join(page)).output().unwrap();
+        assert!(output.status.success(), "{program}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let groff = "groff -mdoc -Tutf8 -P-cbou -rLL=78n -M $FOLDER";
+    ["man --local-file", "mandoc -T utf8 -O width=78", groff]
+        .map(by)
+        .to_vec()
+}
+
+/// The displays of the rendered page, one after the other: how each begins in the source, and its lines as they
+/// are in the page.
+fn displays<'a>(page: &str, rendered: &'a str) -> Vec<(String, Vec<&'a str>)> {
+    let text = source(page);
+    let mut lines: Vec<&str> = rendered.lines().collect();
+    let mut find = |display: &str| {
+        let (begin, text) = display.split_once('\n').unwrap();
+        let text = plain(text.split("\n.Ed").next().unwrap());
+        let wanted: Vec<&str> = text.lines().collect();
+        let is_it = |place: &[&str]| {
+            let indent = place[0].len() - place[0].trim_start().len();
+            let mut both = place.iter().zip(&wanted);
+            both.all(|(line, wanted)| line.get(indent..) == Some(*wanted))
+        };
+        let at = lines.windows(wanted.len()).position(is_it);
+        lines.drain(..at.unwrap_or_else(|| panic!("not in {page} as on the terminal: {text}")));
+        (begin.to_string(), lines.drain(..wanted.len()).collect())
+    };
+    text.split("\n.Bd ").skip(1).map(&mut find).collect()
+}
+
+/// The commands or texts of the page, as they are copied from `man` on a terminal of 80 columns.
+pub fn copied(page: &str, what: &str) -> Vec<String> {
+    let rendered = &rendered(page)[0];
+    let shown = displays(page, rendered).into_iter().filter(|(begin, _)| begin == what);
+    shown.map(|(_, lines)| lines.join("\n")).collect()
+}
+
+#[test]
+fn what_a_page_shows_can_be_copied_from_a_terminal_of_80_columns() {
+    for page in PAGES {
+        let text = source(page);
+        let quoted: Vec<String> = quoted().captures_iter(&text).map(|found| plain(&found[1])).collect();
+        for rendered in rendered(page) {
+            for (_, lines) in displays(page, &rendered) {
+                assert!(
+                    lines.iter().all(|line| line.chars().count() <= 80),
+                    "too wide: {lines:?}"
+                );
+            }
+            // A line break inside would make two commands.
+            for words in &quoted {
+                let count = quoted.iter().filter(|other| *other == words).count();
+                assert!(
+                    rendered.matches(words).count() >= count,
+                    "{page} breaks or changes: {words}"
+                );
+            }
+        }
+        let commands = copied(page, COMMAND);
+        assert!(commands.len() > 4 && !text.contains("\n.Dl "), "{page}: {commands:?}");
+        for command in commands {
+            let check = Command::new("bash").args(["-n", "-c", &command]).output().unwrap();
+            assert!(
+                check.status.success() && check.stderr.is_empty(),
+                "{command}: {check:?}"
+            );
+            // A line that goes on says so.
+            let indent = command.len() - command.trim_start().len();
+            let ends = |line: &str| !line[indent..].starts_with(' ');
+            assert!(joined(&command).lines().all(ends), "{command}");
+        }
+    }
+}
+
+/// The manual page's source, with each entry of a list on a line of its own and its text in words. A command
+/// has a line of its own there, too.
 fn entries() -> Vec<String> {
-    let page = fs::read_to_string(project().join("deploy/man/cmonhachk.8")).unwrap();
-    let page = page.replace("\\(ga", "`").replace("\n.El\n", "\n.It\n");
+    let page = source("cmonhachk.8").replace("\n.El\n", "\n.It\n");
+    let page = page.replace(".Bk -words\n", "").replace(".Ek\n", "");
+    let page = quoted().replace_all(&page, "`$1`$2");
+    let command = Regex::new(&format!(r"(?s)\n\.Bd {COMMAND}\n(.*?)\n\.Ed\n")).unwrap();
+    let page = command.replace_all(&page, |found: &regex::Captures<'_>| {
+        format!("\r  {}\r", joined(&plain(&found[1])))
+    });
     let entries = page.split("\n.It ").skip(1);
-    let text = |entry: &str| entry.split("\n.It\n").next().unwrap().replace('\n', " ");
+    let text = |entry: &str| {
+        plain(
+            &entry
+                .split("\n.It\n")
+                .next()
+                .unwrap()
+                .replace('\n', " ")
+                .replace('\r', "\n"),
+        )
+    };
     entries.map(text).collect()
+}
+
+/// The lines of a help that begin with an option.
+fn option_lines(help: &[u8]) -> Vec<String> {
+    let help = str::from_utf8(help).unwrap();
+    let lines = help.lines().map(str::trim_start);
+    lines.filter(|line| line.starts_with('-')).map(str::to_string).collect()
 }
 
 /// The options of `--help`, one a line.
 fn help() -> Vec<String> {
     let output = Command::new(binary()).arg("--help").env_clear().output().unwrap();
     assert_eq!(output.status.code(), Some(0));
-    let help = String::from_utf8(output.stdout).unwrap();
-    let lines = help.lines().map(str::trim_start);
-    lines.filter(|line| line.starts_with('-')).map(str::to_string).collect()
+    option_lines(&output.stdout)
 }
 
 #[test]
@@ -73,7 +219,7 @@ fn the_manual_page_has_every_option_with_its_variable_default_and_meaning_as_hel
             let (kind, value) = bracket.trim_end_matches(']').split_once(": ").unwrap();
             let value = value.trim_end_matches('=');
             assert!(
-                entry.split(' ').any(|word| word == value),
+                entry.split(' ').any(|word| word.trim_matches(['`', '.']) == value),
                 "{kind} {value} is not in: {entry}"
             );
         }
@@ -84,25 +230,33 @@ fn the_manual_page_has_every_option_with_its_variable_default_and_meaning_as_hel
     );
 }
 
+/// What bash completes after `--`.
+fn completed(program: &str) -> BTreeSet<String> {
+    let script = format!(
+        ". deploy/package/completion; COMP_WORDS=({program} --); COMP_CWORD=1; complete -p {program} >/dev/null; \
+         _{}; echo ${{COMPREPLY[*]}}",
+        program.replace('-', "_")
+    );
+    let mut command = Command::new("bash");
+    let output = command.args(["-ec", &script]).current_dir(project()).output().unwrap();
+    let completed = String::from_utf8(output.stdout).unwrap();
+    completed.split_whitespace().map(str::to_string).collect()
+}
+
 #[test]
 fn bash_completes_every_option_and_no_other() {
-    let script =
-        ". deploy/package/completion; COMP_WORDS=(cmonhachk --); COMP_CWORD=1; _cmonhachk; echo ${COMPREPLY[*]}";
-    let output = Command::new("bash")
-        .args(["-c", script])
-        .current_dir(project())
-        .output()
-        .unwrap();
-    let completed = String::from_utf8(output.stdout).unwrap();
-    let mut completed: Vec<&str> = completed.split_whitespace().collect();
-    let help = help();
-    let mut options: Vec<&str> = help
-        .iter()
-        .map(|line| line.split([' ', ',']).find(|word| word.starts_with("--")).unwrap())
-        .collect();
-    completed.sort_unstable();
-    options.sort_unstable();
-    assert_eq!(completed, options);
+    let long = Regex::new("--[a-z0-9-]+").unwrap();
+    let options = |lines: Vec<String>| -> BTreeSet<String> {
+        let option = |line: &String| long.find(line).unwrap().as_str().to_string();
+        lines.iter().map(option).collect()
+    };
+    assert_eq!(completed("cmonhachk"), options(help()));
+    // Its help is in the script.
+    let mut front = Command::new("deploy/front/cmonhachk-front");
+    let output = front.arg("--help").current_dir(project()).output().unwrap();
+    let front = options(option_lines(&output.stdout));
+    assert!(front.len() > 9, "{front:?}");
+    assert_eq!(completed("cmonhachk-front"), front);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::cluster::{Daemon, LEADER, project, unknown, wait_until};
+use crate::documents::{COMMAND, TEXT, copied, joined};
 use crate::node::{DEB, Node, XINETD_DEB, apt_get_install};
 use crate::xinetd::ARTICLES_SERVICE;
 
@@ -41,20 +42,21 @@ fn own_service() -> String {
     ARTICLES_SERVICE.replace("/usr/local/sbin/cmonhachk.py", "/usr/local/bin/own")
 }
 
-/// The commands in the documents, from the one that begins with `start` to the end of its block.
+/// The commands that begin with `start`, to the end of their block: as copied from the manual page, or in the
+/// other documents.
 pub fn commands(start: &str) -> String {
-    for (document, mark) in [
-        ("deploy/man/cmonhachk.8", ".Dl "),
-        ("deploy/README.md", "    "),
-        ("README.md", "    "),
-    ] {
+    let pasted = copied("cmonhachk.8", COMMAND);
+    if let Some(commands) = pasted
+        .into_iter()
+        .find(|commands| commands.trim_start().starts_with(start))
+    {
+        return commands;
+    }
+    for document in ["deploy/README.md", "README.md"] {
         let text = fs::read_to_string(project().join(document)).unwrap();
-        let text = text.replace("\\-", "-").replace("\\e", "\\");
-        // A command that goes on in the next line.
-        let text = text.replace(" \\\n.Dl \"   \" ", " ");
-        let first = format!("{mark}{start}");
+        let first = format!("    {start}");
         let lines = text.lines().skip_while(|line| !line.starts_with(&first));
-        let block: Vec<&str> = lines.map_while(|line| line.strip_prefix(mark)).collect();
+        let block: Vec<&str> = lines.map_while(|line| line.strip_prefix("    ")).collect();
         if !block.is_empty() {
             return block.join("\n");
         }
@@ -164,8 +166,10 @@ fn xinetd_takes_the_port_over_and_gives_it_back_without_a_restart(suite: &str) {
     node.run("systemctl enable xinetd; systemctl start xinetd");
     node.leads();
 
-    node.run("apt-get purge -qq -y cmonhachk cmonhachk-xinetd");
+    node.run("apt-get remove -qq -y cmonhachk-xinetd; apt-get purge -qq -y cmonhachk");
     assert_eq!(node.systemd.curl(), "", "{suite}: nobody serves the port");
+    assert!(node.has(&format!("{SERVICE}.removed")), "{suite}: as the manual says");
+    node.run("apt-get purge -qq -y cmonhachk-xinetd");
     node.run("apt-get purge -qq -y xinetd && apt-get autoremove --purge -qq -y");
     assert_eq!(node.differences(&before), [""; 0], "{suite}");
 }
@@ -380,18 +384,20 @@ fn the_first_check_says_what_to_type_for_credentials() {
     assert_eq!(node.systemd.curl(), unknown("s9s-no-user"));
     let output = node.systemd.output(&commands("runuser -u cmonhachk"));
     let text = String::from_utf8(output.stdout).unwrap();
-    let advice = text.split("copies root's: ").nth(1).expect("what to type");
-    let advice = advice.split(". ").next().unwrap();
     // The manual page and the README say the same.
-    let copy = commands("install -o cmonhachk -m 600 -t /var/lib/cmonhachk/.s9s /root/.s9s/s9s.conf");
-    assert_eq!(advice, copy);
+    let copy = commands("install -o cmonhachk -m 600 -t /var/lib/cmonhachk/.s9s");
+    let line = joined(&copy).trim_start().to_string();
+    assert!(text.contains(&format!("copies root's:\n    {line}\n")), "{text}");
     let readme = fs::read_to_string(project().join("README.md")).unwrap();
-    assert!(readme.contains(&format!("\n    {copy}\n")));
+    assert!(readme.contains(&format!("\n    {line}\n")));
 
     node.run("mkdir /root/.s9s; echo cmon_user=admin >/root/.s9s/s9s.conf");
     node.run("touch /root/.s9s/admin.key /root/.s9s/cmonhachk.key; echo 'cmon_user=root' >/etc/s9s.conf");
     node.run("chmod 600 /etc/s9s.conf");
-    let own = commands("install -o cmonhachk -m 600 -t /var/lib/cmonhachk/.s9s /root/.s9s/cmonhachk.key");
+    let own = copied("cmonhachk.8", COMMAND)
+        .into_iter()
+        .find(|commands| commands.contains("printf"))
+        .unwrap();
     for (give, user) in [(own, "cmonhachk"), (copy, "admin")] {
         node.run("rm -rf /var/lib/cmonhachk/.s9s/*");
         node.run(&give);
@@ -407,6 +413,106 @@ fn the_first_check_says_what_to_type_for_credentials() {
     }
     node.run(&commands("install -o cmonhachk -m 600 /etc/s9s.conf"));
     assert_eq!(node.run("cat /var/lib/cmonhachk/.s9s/s9s.conf"), "cmon_user=root\n");
+}
+
+/// A client that makes and deletes cmon users, as far as the manual needs it: it records its arguments.
+const USERS: &str = r#"#!/bin/sh
+if [ "$1" != user ]; then S9S_SIM=/opt/cluster exec sh /opt/s9s "$@"; fi
+echo "s9s $*" >>/opt/cluster/users
+for user; do :; done
+if [ "$2" = --create ]; then touch "/root/.s9s/$user.key"; fi
+"#;
+
+#[test]
+fn the_manuals_commands_do_as_they_are_pasted_what_it_says() {
+    let node = Node::boot("bookworm");
+    node.install(DEB);
+    node.write("/usr/local/bin/s9s", USERS);
+    node.run(
+        "mkdir /root/.s9s; cd /root/.s9s; printf 'cmon_user = admin\ncmon_password = x\n' >s9s.conf; touch admin.key
+        printf 'cmon_user = system\ncmon_password = x\n' >/etc/s9s.conf; chmod 600 /etc/s9s.conf
+        install -o cmonhachk -m 600 s9s.conf /var/lib/cmonhachk/.s9s; echo login >/opt/cluster/behaviour",
+    );
+    // What systemctl edit opens.
+    let texts = copied("cmonhachk.8", TEXT);
+    let allowed = texts.iter().find(|text| text.contains("[Socket]")).unwrap();
+    node.write("/opt/allowed", allowed);
+    // The first words of each command, and the cmon user with whom the node then checks.
+    let rows = [
+        ("runuser -u cmonhachk", "admin"),
+        ("install -d -m 700", "admin"),
+        ("install -o cmonhachk -m 600 -t", "admin"),
+        ("echo 'new disks", "admin"),
+        ("rm /run/cmonhachk.maintenance", "admin"),
+        ("s9s user --create", "admin"),
+        ("install -o cmonhachk -m 600 -t", "cmonhachk"),
+        ("install -o cmonhachk -m 600 -t", "admin"),
+        ("install -o cmonhachk -m 600 /etc/s9s.conf", "system"),
+        ("s9s user --create", "system"),
+        ("install -o cmonhachk -m 600 -t", "cmonhachk2"),
+        ("s9s user --delete cmonhachk", "cmonhachk2"),
+        ("systemctl edit", "cmonhachk2"),
+        ("systemctl restart", "cmonhachk2"),
+        ("journalctl", "cmonhachk2"),
+    ];
+    let pasted = copied("cmonhachk.8", COMMAND);
+    assert_eq!(pasted.len(), rows.len(), "{pasted:?}");
+    for (command, (start, user)) in pasted.iter().zip(rows) {
+        assert!(command.trim_start().starts_with(start), "{start}: {command}");
+        node.write("/opt/pasted", command);
+        let paste = || {
+            // An editor needs a terminal.
+            node.run("SYSTEMD_EDITOR='cp /opt/allowed' script -qec 'bash -e /opt/pasted' /dev/null");
+            if start.starts_with("echo") {
+                wait_until("maintenance begins", || node.systemd.curl() == unknown("maintenance"));
+                return;
+            }
+            let who = format!("cmonhachk /var/lib/cmonhachk {user}\n");
+            wait_until(command, || {
+                node.systemd.curl() == LEADER && node.run("cat /opt/cluster/who") == who
+            });
+        };
+        // The rotation, in which no node is without its leader.
+        if user == "cmonhachk2" && !start.starts_with("systemctl") {
+            loses_nothing(&node, command, paste);
+        } else {
+            paste();
+        }
+    }
+    assert_eq!(
+        node.run("cat /opt/cluster/users"),
+        "s9s user --create --generate-key --group=cmonhachk --create-group cmonhachk\n\
+         s9s user --create --generate-key --group=cmonhachk cmonhachk2\n\
+         s9s user --delete cmonhachk\n"
+    );
+    let rights = node.run("cd /var/lib/cmonhachk && stat --format '%a %U' .s9s .s9s/*.conf .s9s/*.key");
+    assert_eq!(rights, format!("700 cmonhachk\n{}", "600 cmonhachk\n".repeat(4)));
+    let journal = node.run("journalctl --output cat -t cmonhachk");
+    assert!(journal.contains("leader -> unknown maintenance: /run/cmonhachk.maintenance says: new disks until 15:00"));
+    let allow = node.run("systemctl show --property IPAddressAllow cmonhachk.socket");
+    let own = |last| format!("10.0.0.{last}/32");
+    assert!(
+        (101..104).all(|last| allow.contains(&own(last))) && !allow.contains("10.0.0.0/8"),
+        "{allow}"
+    );
+}
+
+#[test]
+fn a_removal_says_that_the_front_is_gone_and_how_to_set_it_up_again() {
+    let node = Node::boot("bookworm");
+    let again = "cmonhachk-front --front-port 8081 10.0.0.130 10.0.0.101 10.0.0.102";
+    for package in ["", "--reinstall "] {
+        node.write("/etc/haproxy/cmonhachk.cfg", &format!("# {again}\n# The rest.\n"));
+        let said = node.install(&format!("{package}{DEB}"));
+        assert!(!said.contains(again), "{said}");
+        assert!(node.has("/etc/haproxy/cmonhachk.cfg"));
+    }
+    let said = node.run("apt-get remove -qq -y cmonhachk");
+    assert!(said.contains(&format!("run: {again}")), "{said}");
+    assert!(!node.has("/etc/haproxy/cmonhachk.cfg"));
+    node.install(DEB);
+    let said = node.run("apt-get remove -qq -y cmonhachk");
+    assert!(!said.contains("cmonhachk-front"), "{said}");
 }
 
 /// What the .rpm of this version is on a node.

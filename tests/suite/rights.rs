@@ -44,7 +44,7 @@ fn the_check_and_s9s_run_as_a_user_of_their_own_and_share_their_verdicts() {
         text.contains("  not there; the service's first check makes it, if it may\n"),
         "{text}"
     );
-    let advice = Reason::LockUnusable.advice().split('`').nth(1).unwrap();
+    let advice = Reason::LockUnusable.advice().lines().nth(1).unwrap();
     node.run(advice);
     assert_eq!(node.systemd.curl(), LEADER);
 }
