@@ -114,35 +114,30 @@ pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
 /// the last row of a status fits any words. Source: recordings of the genuine client (s9s-tools 1.9).
 ///
 /// Only words about the user and the password are a refusal, because a refusal begins a long pause.
-const EXITS: [(i32, &str, Reason); 22] = [
-    (3, "licen", Reason::S9sFailed),
-    (2, "licen", Reason::S9sFailed),
-    (3, "database", Reason::S9sLoginFailed),
-    (3, "suspended", Reason::S9sSuspended),
-    (3, "password", Reason::S9sRefused),
-    (3, "access denied", Reason::S9sRefused),
-    (3, "redirect", Reason::S9sRedirectFailed),
-    (3, "try again", Reason::S9sTryAgain),
-    (3, "initializ", Reason::S9sTryAgain),
-    (3, "user", Reason::S9sRefused),
-    (3, "", Reason::S9sLoginFailed),
-    (2, "access denied", Reason::S9sRefused),
-    (2, "redirect", Reason::S9sRedirectFailed),
-    (2, "try again", Reason::S9sTryAgain),
-    (2, "initializ", Reason::S9sTryAgain),
-    (5, "host '", Reason::S9sNoSuchHost),
-    (5, "connect to ", Reason::S9sNoConnection),
-    (5, "ssl", Reason::S9sNoTls),
-    (5, "", Reason::S9sNoConnection),
-    (6, "configuration file", Reason::S9sConfUnreadable),
-    (6, "no user", Reason::S9sNoUser),
-    (6, "", Reason::S9sNoCredentials),
+const EXITS: [(&[i32], &str, Reason); 17] = [
+    (&[2, 3], "licen", Reason::S9sFailed),
+    (&[3], "database", Reason::S9sLoginFailed),
+    (&[3], "suspended", Reason::S9sSuspended),
+    (&[3], "password", Reason::S9sRefused),
+    (&[2, 3], "access denied", Reason::S9sRefused),
+    (&[2, 3], "redirect", Reason::S9sRedirectFailed),
+    (&[2, 3], "try again", Reason::S9sTryAgain),
+    (&[2, 3], "initializ", Reason::S9sTryAgain),
+    (&[3], "user", Reason::S9sRefused),
+    (&[3], "", Reason::S9sLoginFailed),
+    (&[5], "host '", Reason::S9sNoSuchHost),
+    (&[5], "connect to ", Reason::S9sNoConnection),
+    (&[5], "ssl", Reason::S9sNoTls),
+    (&[5], "", Reason::S9sNoConnection),
+    (&[6], "configuration file", Reason::S9sConfUnreadable),
+    (&[6], "no user", Reason::S9sNoUser),
+    (&[6], "", Reason::S9sNoCredentials),
 ];
 
 fn of_exit(status: i32, stderr: &str) -> Reason {
     let stderr = stderr.to_lowercase();
     let mut rows = EXITS.into_iter();
-    let row = rows.find(|(exit, words, _)| *exit == status && stderr.contains(words));
+    let row = rows.find(|(exits, words, _)| exits.contains(&status) && stderr.contains(words));
     row.map_or(Reason::S9sFailed, |(.., reason)| reason)
 }
 
@@ -180,6 +175,9 @@ mod tests {
             (2, "Whatever the listing was answered.", "s9s-failed"),
             (2, "Access denied.", "s9s-refused"),
             (2, "Please try again later.", "s9s-try-again"),
+            (2, "The controller is being initialized.", "s9s-try-again"),
+            (2, "Redirect notification.", "s9s-redirect-failed"),
+            (2, "Invalid password for this user.", "s9s-failed"),
             (3, "Invalid username or password, please try again.", "s9s-refused"),
             (
                 3,

@@ -42,7 +42,7 @@ pub fn joined(commands: &str) -> String {
 
 /// What is quoted in running text, and the mark behind it.
 fn quoted() -> Regex {
-    Regex::new(r"(?m)^\.Ql (.*?)(?: \))?(?: ([.,]))?$").unwrap()
+    Regex::new(r"(?m)^\.(?:Pq .*?)?Ql (.*?)(?: \))?(?: ([.,]))?$").unwrap()
 }
 
 /// The page on a terminal of 80 columns: by man, by mandoc, and by a groff that makes typographic characters
