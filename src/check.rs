@@ -25,9 +25,9 @@ use crate::s9s;
 use crate::told::tell;
 use crate::verdict::{Outcome, Verdict, evidence, verdict};
 
-/// s9s is killed this long before the deadline, or 3/10 of the time left if that is less. Checks that wait for
+/// s9s is killed this long before the deadline, or 2/5 of the time left if that is less. Checks that wait for
 /// the lock can then still use the verdict, and HAProxy can start its second try sooner.
-const RESERVE: Duration = Duration::from_millis(450);
+const RESERVE: Duration = Duration::from_millis(550);
 
 /// What a client is told, and what is left to do once it has its answer.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ pub enum Step<'a> {
 /// Finds the outcome without the cache: from the defaults file and the list. Tells `follow` each step.
 pub fn find_out(options: &Options, deadline: Moment, guard: &Guard, follow: &mut dyn FnMut(Step<'_>)) -> Outcome {
     let left = deadline.left();
-    let deadline = Moment::now() + left.saturating_sub(RESERVE.min(left * 3 / 10));
+    let deadline = Moment::now() + left.saturating_sub(RESERVE.min(left * 2 / 5));
     in_service(options, guard)?;
     follow(Step::Begins);
     let mut names = who_this_node_is(options, guard)?;

@@ -247,8 +247,11 @@ fn completed(program: &str) -> BTreeSet<String> {
 fn bash_completes_every_option_and_no_other() {
     let long = Regex::new("--[a-z0-9-]+").unwrap();
     let options = |lines: Vec<String>| -> BTreeSet<String> {
-        let option = |line: &String| long.find(line).unwrap().as_str().to_string();
-        lines.iter().map(option).collect()
+        let usage = lines.iter().map(|line| line.split("  ").next().unwrap());
+        usage
+            .flat_map(|usage| long.find_iter(usage))
+            .map(|option| option.as_str().to_string())
+            .collect()
     };
     assert_eq!(completed("cmonhachk"), options(help()));
     // Its help is in the script.

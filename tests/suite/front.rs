@@ -141,9 +141,14 @@ fn nobody_waits_long_for_a_dead_leader() {
         for node in [&site.nodes[0], &site.nodes[2]] {
             node.run("sed -i 's/^l/f/; /10.0.0.103/s/^f/l/' /opt/cluster/controllers");
         }
+        let elected = Instant::now();
         wait_until("users are on the new leader", || {
             site.user_gets(VIRTUAL).as_deref() == Some("node3")
         });
+        eprintln!(
+            "users were on the new leader {:.1?} after the election",
+            elected.elapsed()
+        );
         drop(end);
         let users = users.join().unwrap();
         users.into_iter().map(|visit| visit.join().unwrap()).collect::<Vec<_>>()
