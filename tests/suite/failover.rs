@@ -151,15 +151,28 @@ impl<'a> Site<'a> {
     }
 }
 
-#[test]
-fn the_deployed_configuration_is_valid_without_a_warning() {
-    let configuration = fs::read_to_string(project().join("deploy/haproxy/haproxy.cfg")).unwrap();
+/// Asserts that HAProxy accepts the configuration without a warning.
+fn is_valid(configuration: &str) {
     let folder = Folder::new();
-    let file = folder.write("haproxy.cfg", configuration.replace("/usr/share/cmonhachk", LUA));
+    let file = folder.write("haproxy.cfg", configuration);
     let output = Command::new("haproxy").arg("-c").arg("-f").arg(file).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
     assert_eq!(said, "Configuration file is valid\n");
     assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn the_deployed_configuration_and_the_one_for_a_pool_are_valid_without_a_warning() {
+    let configuration = fs::read_to_string(project().join("deploy/haproxy/haproxy.cfg")).unwrap();
+    is_valid(&configuration.replace("/usr/share/cmonhachk", LUA));
+    let operations = fs::read_to_string(project().join("deploy/README.md")).unwrap();
+    let pool = operations
+        .split("```\n")
+        .find(|block| block.starts_with("listen ui\n"))
+        .unwrap();
+    is_valid(&format!(
+        "defaults\n    timeout connect 2s\n    timeout client 3h\n    timeout server 3h\n{pool}"
+    ));
 }
 
 #[test]
