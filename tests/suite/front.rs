@@ -412,8 +412,8 @@ const REFUSALS: &str = "\
 1 | SITE | port 81 is in use by socat, process | listen 81 | systemctl stop somebody
 1 | SITE | choose another with --stats-port | listen 9600 | systemctl stop somebody
 1 | SITE 10.0.0.200 | 10.0.0.200 gives no answer: another program has port 9201
-1 | SITE 10.0.0.133 | 10.0.0.133 gives no answer: nothing listens on port 9201, or no way leads there
-1 | SITE | 10.0.0.103 gives no answer: port 9201 is silent | ip neigh replace 10.0.0.103 lladdr 02:00:00:00:00:99 dev eth1 nud permanent | ip neigh del 10.0.0.103 dev eth1
+1 | SITE 10.0.0.250 | 10.0.0.250 gives no answer: nothing listens on port 9201, or no way leads there
+1 | SITE 10.0.0.201 | 10.0.0.201 gives no answer: port 9201 is silent
 1 | SITE | HAProxy 2.4 or later is needed, and this is 2.2.9 | old_haproxy | mv /usr/sbin/haproxy.real /usr/sbin/haproxy
 1 | SITE | HAProxy 2.4 or later is needed, and this is 1.8.27 | old_haproxy 1.8.27-493ce0b | mv /usr/sbin/haproxy.real /usr/sbin/haproxy
 1 | 10.0.0.200 NODES | 10.0.0.200 is in use: the host with the hardware address
@@ -456,9 +456,11 @@ fn it_refuses_with_the_cause_before_it_changes_anything() {
     // It asks by its own settings alone.
     node.run("echo output = /dev/null >/root/.curlrc");
     site.nodes[2].run("ip addr add 10.0.0.133/24 dev eth1");
-    site.nodes[2].run("mkdir -p /run/systemd/system/cmonhachk.socket.d; printf '[Socket]\\nListenStream=\\nListenStream=10.0.0.103:9201\\nListenStream=[fd00::103]:9201\\n' >/run/systemd/system/cmonhachk.socket.d/one.conf; systemctl daemon-reload; systemctl restart cmonhachk.socket");
-    let other = "socat TCP-LISTEN:9201,fork SYSTEM:'echo HTTP/1.0 200 OK; echo'";
-    let _other = site.network.daemon(other);
+    site.network.ip("addr add 10.0.0.201/24 dev switch");
+    let _others = [("200", "echo HTTP/1.0 200 OK; echo"), ("201", "sleep 60")].map(|(last, says)| {
+        let listen = format!("TCP-LISTEN:9201,bind=10.0.0.{last},fork");
+        site.network.daemon(&format!("socat {listen} SYSTEM:'{says}'"))
+    });
     for refusal in REFUSALS.lines() {
         let mut fields = refusal.split(" | ");
         let [status, arguments, cause, setup, undo] = [(); 5].map(|()| fields.next().unwrap_or_default());
