@@ -35,9 +35,21 @@ if ! has_target "$target"; then
     static=(-C target-feature=+crt-static)
 fi
 # Another processor needs a linker that supports it; the toolchain's own does.
+linker=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$target")_LINKER
 if [ "${target%%-*}" != "${host%%-*}" ]; then
-    variable=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$target")_LINKER
-    export "$variable=${!variable:-rust-lld}"
+    export "$linker=${!linker:-rust-lld}"
+fi
+# With musl, Rust makes static programs position-independent only for x86_64. For arm64, musl's start file that
+# relocates the program is linked instead, by the toolchain's linker: it takes these options. A path in them
+# must be the same on every machine, because cargo makes names from it.
+pie=()
+if [ "$target" = aarch64-unknown-linux-musl ]; then
+    export "$linker=rust-lld"
+    musl=target/dist/build/musl
+    mkdir -p target/dist/build
+    ln -sfn "$(rustc --print sysroot)/lib/rustlib/$target/lib/self-contained" $musl
+    pie=(-C link-self-contained=no -C "link-args=-pie --no-dynamic-linker -z text"
+        -C "link-args=-L$musl $musl/rcrt1.o $musl/crti.o $musl/crtn.o")
 fi
 
 # The builder's own settings must not change the result.
@@ -47,7 +59,7 @@ export SOURCE_DATE_EPOCH=0
 
 # build FLAG...: removes the builder's paths from the binary.
 build() {
-    local flags=("--remap-path-prefix=$project=/cmonhachk" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" "$@")
+    local flags=("--remap-path-prefix=$project=/cmonhachk" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" "${pie[@]}" "$@")
     local IFS=$'\x1f'
     CARGO_ENCODED_RUSTFLAGS="${flags[*]}" cargo build --release --locked --quiet --bin cmonhachk --target "$target" \
         --target-dir target/dist/build

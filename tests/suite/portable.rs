@@ -35,6 +35,29 @@ fn the_binary_runs_where_there_is_nothing_else() {
     assert!(root.join("run/cmonhachk/lock").exists());
 }
 
+/// Whether an ELF file is position-independent, and whether it needs an interpreter.
+fn kind(program: &[u8]) -> (bool, bool) {
+    const ET_DYN: u16 = 3;
+    const PT_INTERP: u16 = 3;
+    let half = |at: usize| u16::from_le_bytes([program[at], program[at + 1]]);
+    let headers = (0..half(56)).map(|header| usize::from(half(32) + header * half(54)));
+    (half(16) == ET_DYN, headers.into_iter().any(|at| half(at) == PT_INTERP))
+}
+
+#[test]
+fn the_binary_of_every_processor_is_static_and_position_independent() {
+    assert_eq!(kind(&fs::read(binary()).unwrap()), (true, false));
+    for processor in ["amd64", "arm64"] {
+        let package = format!("cmonhachk_{}_{processor}.deb", env!("CARGO_PKG_VERSION"));
+        let package = project().join("target/dist").join(package);
+        if package.exists() {
+            let unpack = "dpkg-deb --fsys-tarfile \"$0\" | tar --extract --to-stdout ./usr/sbin/cmonhachk";
+            let program = Command::new("sh").args(["-c", unpack]).arg(&package).output().unwrap();
+            assert_eq!(kind(&program.stdout), (true, false), "{}", package.display());
+        }
+    }
+}
+
 #[test]
 fn what_the_binary_is_made_of_is_listed_with_its_licences() {
     let tree = Command::new("cargo")
