@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the root of another Debian, once: target/roots/SUITE, with systemd and the downloaded packages
-# of the daemons that tests install. Needs root, and the mirror that apt uses here.
+# of what tests install. For the suite arm64, it is Debian 12 for that processor, with its kernel. Needs root,
+# and the mirror that apt uses here.
 #
 #     tests/root.sh SUITE
 set -euo pipefail
@@ -10,22 +11,35 @@ cd "$(dirname "$0")/.."
 . tests/packages.sh
 
 suite=${1:?names a suite}
-packages=systemd,systemd-sysv,netbase,curl,iproute2,procps daemons=(xinetd)
+packages=systemd,systemd-sysv,netbase,curl,iproute2,procps later=(xinetd)
 # What tests Red Hat's packages. In the other suites, rpm would also install Perl.
-if [ "$suite" = trixie ]; then packages=$packages,rpm,dnf,createrepo-c daemons+=(firewalld); fi
+if [ "$suite" = trixie ]; then packages=$packages,rpm,dnf,createrepo-c later+=(firewalld); fi
+if [ "$suite" = arm64 ]; then later=(linux-image-arm64); fi
 root=$PWD/target/roots/$suite
 mkdir -p target/roots
 exec 9>"$root.lock"
 flock 9
-if [ "$(cat "$root/complete" 2>/dev/null)" = "$packages ${daemons[*]}" ]; then exit; fi
+if [ "$(cat "$root/complete" 2>/dev/null)" = "$packages ${later[*]}" ]; then exit; fi
 provide debootstrap:debootstrap
+options=()
+if [ "$suite" = arm64 ]; then
+    suite=bookworm
+    options=(--arch arm64)
+    # qemu runs another processor's programs, which configure the packages.
+    if [ "$(dpkg --print-architecture)" != arm64 ]; then
+        provide qemu-aarch64-static:qemu-user-static update-binfmts:binfmt-support
+        binfmt=/proc/sys/fs/binfmt_misc
+        mountpoint --quiet $binfmt || mount -t binfmt_misc binfmt_misc $binfmt
+        [ -e $binfmt/qemu-aarch64 ] || update-binfmts --enable qemu-aarch64
+    fi
+fi
 # shellcheck disable=SC2016 # apt's variable
 mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | sed 1q)
 make() {
     rm -rf "$root" &&
-        debootstrap --variant=minbase --include="$packages" "$suite" "$root" "$mirror" &&
+        debootstrap "${options[@]}" --variant=minbase --include="$packages" "$suite" "$root" "$mirror" &&
         chroot "$root" apt-get clean &&
-        chroot "$root" apt-get install --yes --quiet --no-install-recommends --download-only "${daemons[@]}"
+        chroot "$root" apt-get install --yes --quiet --no-install-recommends --download-only "${later[@]}"
 }
 # The mirror may be busy for a moment.
 for pause in 10 30 0; do
@@ -33,4 +47,4 @@ for pause in 10 30 0; do
     [ "$pause" -ne 0 ] || fail "no Debian $suite could be made from $mirror: $(tail -n 3 <<<"$made")"
     sleep "$pause"
 done
-echo "$packages ${daemons[*]}" >"$root/complete"
+echo "$packages ${later[*]}" >"$root/complete"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests: all parts, or those that are named.
+# Runs the tests: all parts but arm64, or those that are named.
 #
 #     tests/run.sh [PART...]
 #
@@ -10,6 +10,7 @@
 #     alone   the tests that keep all processors busy or measure, one at a time
 #     demo    deploy/demo.sh shows what it should
 #     bench   the benchmark in its short form
+#     arm64   the arm64 package, on Debian's arm64 kernel under qemu: only if it is named
 #
 # Needs root and the Rust toolchain; installs the other tools for the tests from Debian's packages. If
 # cargo-nextest is installed, it runs the tests (.config/nextest.toml), otherwise cargo does.
@@ -24,7 +25,7 @@ every=(lint package suite alone demo bench)
 parts=("$@")
 [ "$#" -gt 0 ] || parts=("${every[@]}")
 for part in "${parts[@]}"; do
-    [[ " quick ${every[*]} " = *" $part "* ]] || fail "there is no part $part: quick ${every[*]}"
+    [[ " quick ${every[*]} arm64 " = *" $part "* ]] || fail "there is no part $part: quick ${every[*]} arm64"
 done
 
 needs_root
@@ -83,7 +84,7 @@ lint() {
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
     # The parts of the binary: licences, duplicates and sources, by the rules in .deny.toml.
     if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
-    shellcheck --external-sources tests/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/* deploy/*.sh deploy/front/cmonhachk-front deploy/package/{completion,p*,xinetd-p*} .ci/run
+    shellcheck --external-sources tests/*.sh tests/arm64/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/* deploy/*.sh deploy/front/cmonhachk-front deploy/package/{completion,p*,xinetd-p*} .ci/run
 }
 
 package() {
@@ -129,6 +130,8 @@ demo() {
 }
 
 bench() { bash tests/bench/run.sh --short >/dev/null || fail "the benchmark failed"; }
+
+arm64() { bash tests/arm64/run.sh; }
 
 times=()
 timed() {
