@@ -633,7 +633,7 @@ fn firewalld_opens_what_the_check_and_the_front_need_and_works_without_the_packa
     opens([false; 4]);
     sends_vrrp("refused");
 
-    let open = commands("firewall-cmd --permanent --add-service");
+    let open = format!("set -e\n{}", commands("firewall-cmd --permanent --add-service"));
     // firewalld needs a moment to find the new files.
     wait_until("firewalld knows the services", || {
         node.systemd.output(&open).status.success()
