@@ -34,7 +34,7 @@ case "$*" in
     command -v cargo >/dev/null || fail "please install the Rust toolchain: there is no cargo here"
     say "Building"
     deploy/build.sh
-    exec "${as_root[@]}" unshare --net deploy/demo.sh inside "$@"
+    exec "${as_root[@]}" unshare --net --mount deploy/demo.sh inside "$@"
     ;;
 inside) ;;
 'inside --keep') keep=true ;;
@@ -175,6 +175,8 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 0' INT TERM
 
+# Not the front that this machine may have.
+mount -t tmpfs demo /etc/haproxy
 ip link set lo up
 for address in "${nodes[@]}" "$front"; do ip address add "$address" dev lo; done
 if $keep; then link; fi

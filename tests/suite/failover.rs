@@ -333,16 +333,17 @@ fn users_are_not_sent_to_a_leader_whose_ui_is_down() {
 
 #[test]
 fn nobody_is_sent_to_a_follower_or_away_while_haproxy_reloads() {
-    let cluster = Cluster::new();
-    let site = Site::start(&cluster, DEPLOYED, |configuration| configuration);
-    // node3 is checked last.
-    cluster.leads("10.0.0.103");
+    let clusters = [Cluster::new(), Cluster::new(), Cluster::new()];
+    let site = Site::start_on(clusters.each_ref(), DEPLOYED, |configuration| configuration);
+    // node3 is checked last, and node1 answers late, so that HAProxy counts it as up for a while.
+    clusters.iter().for_each(|cluster| cluster.leads("10.0.0.103"));
     wait_until("the leader is up", || site.up() == ["node3"]);
+    clusters[0].behaves("hang");
     let nobody_was_refused = || {
         let over = AtomicBool::new(false);
         let replies = thread::scope(|scope| {
             let _end = AtEnd(&over);
-            let users = [(); 4].map(|()| {
+            let users = [(); 20].map(|()| {
                 scope.spawn(|| {
                     let mut replies = HashMap::new();
                     while !over.load(Ordering::Relaxed) {

@@ -48,14 +48,23 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
         assert_eq!(node.run(&format!("grep NoNewPrivs {front}/status")), "NoNewPrivs:\t0\n");
     }
     a_repair_needs_no_other_node_and_a_new_setting_does(&site);
-    let status = site.nodes[2].succeeds("--status");
-    for part in [
-        "10.0.0.101       DOWN",
-        "10.0.0.102       UP            leader\n",
-        "10.0.0.130 is on 10.0.0.101.\nUsers get to 10.0.0.102 at 10.0.0.130, port 81.\n0\n",
-    ] {
-        assert!(status.contains(part), "{part}: {status}");
+    // Also where the address is.
+    for status in [site.nodes[2].succeeds("--status"), site.nodes[0].succeeds("--status")] {
+        for part in [
+            "10.0.0.101       DOWN",
+            "10.0.0.102       UP            leader\n",
+            "10.0.0.130 is on 10.0.0.101.\nUsers get to 10.0.0.102 at 10.0.0.130, port 81.\n0\n",
+        ] {
+            assert!(status.contains(part), "{part}: {status}");
+        }
     }
+    let stopped = site.nodes[2].run("systemctl stop cmonhachk-front; cmonhachk-front --status 2>&1; echo $?");
+    assert!(
+        stopped.contains("cmonhachk-front.service does not run here\n"),
+        "{stopped}"
+    );
+    assert!(stopped.ends_with("\n1\n"), "{stopped}");
+    site.nodes[2].run("systemctl start cmonhachk-front");
     let metrics = site.nodes[1].run("curl --silent http://10.0.0.130:9600/metrics");
     assert!(
         metrics.contains("haproxy_server_status{proxy=\"role\",server=\"node2\""),
@@ -407,6 +416,7 @@ const REFUSALS: &str = "\
 2 | --front-port eighty | --front-port needs a number
 2 | --interface | --interface needs a value
 2 | 10.0.0.130 10.0.0.101 | two to six NODEs are needed
+2 | --status 10.0.0.130 | two to six NODEs are needed
 2 | 10.0.0.101 10.0.0.101 10.0.0.102 | the VIP is a node's address
 2 | --stats-port 81 SITE | --front-port and --stats-port are the same
 1 | SITE | port 81 is in use by socat, process | listen 81 | systemctl stop somebody

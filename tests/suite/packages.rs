@@ -647,8 +647,11 @@ fn firewalld_opens_what_the_check_and_the_front_need_and_works_without_the_packa
     receiver.0.stdout.take().unwrap().read_to_end(&mut received).unwrap();
     assert!(received.ends_with(b"accepted\n"), "{received:?}");
 
-    // firewalld refuses a zone with a service that it does not know.
-    node.run("rpm --erase cmonhachk");
+    // firewalld refuses a zone with a service that it does not know, and a rule that loses its service opens all.
+    node.run(
+        "firewall-cmd --permanent --add-rich-rule 'rule family=ipv4 source address=10.0.0.200 service name=cmonhachk accept'
+         firewall-cmd --reload; rpm --erase cmonhachk",
+    );
     node.run("firewall-cmd --check-config; firewall-cmd --reload");
     opens([false; 4]);
 }
