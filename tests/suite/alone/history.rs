@@ -32,6 +32,8 @@ const USERS: Duration = Duration::from_millis(60);
 const CHECKS: Duration = Duration::from_millis(150);
 const SESSION: Duration = Duration::from_millis(200);
 const HOLDERS: Duration = Duration::from_millis(40);
+/// How long a session lasts, in milliseconds.
+const STAY: u64 = 25_000;
 /// Longer than any fault.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -68,7 +70,7 @@ impl Recorder {
 fn whatever_goes_wrong_users_reach_the_leader_soon_and_nobody_who_has_not_led_for_a_while() {
     if let Ok(file) = env::var("CMONHACHK_HISTORY_FILE") {
         let history = History::parse(&fs::read_to_string(&file).unwrap());
-        return assert_eq!(report(&file, &history), 0, "violations");
+        return assert_eq!(report(file.trim_end_matches(".tsv"), &history), 0, "violations");
     }
     let seed = amount("CMONHACHK_HISTORY_SEED", std::process::id() as usize, 1) as u64;
     let length = amount("CMONHACHK_HISTORY_MINUTES", 2, 3) as u64 * 60_000;
@@ -80,24 +82,35 @@ fn whatever_goes_wrong_users_reach_the_leader_soon_and_nobody_who_has_not_led_fo
         fs::create_dir_all(&folder).unwrap();
         let name = folder.join(format!("seed-{seed}")).display().to_string();
         fs::write(format!("{name}.tsv"), history.text()).unwrap();
-        fs::write(format!("{name}.svg"), picture::picture(&history)).unwrap();
         violations += report(&name, &history);
     }
     assert_eq!(violations, 0, "violations");
 }
 
-/// Prints the judgement, and returns the number of violations.
+/// Draws the history, prints the judgement, and returns the number of violations.
 fn report(name: &str, history: &History) -> usize {
+    fs::write(format!("{name}.svg"), picture::picture(history)).unwrap();
     let judgement = judge::judge(history);
-    for (rule, violation) in &judgement.violations {
-        println!("rule {rule}: {violation}");
+    for rule in 1..=6 {
+        let broken: Vec<_> = judgement
+            .violations
+            .iter()
+            .filter(|violation| violation.0 == rule)
+            .collect();
+        broken
+            .iter()
+            .take(5)
+            .for_each(|(_, why)| println!("rule {rule}: {why}"));
+        if broken.len() > 5 {
+            println!("rule {rule}: {} in all", broken.len());
+        }
     }
     let count = |kind| history.of(kind).count();
     println!(
         "{name}: {:.1} minutes, {} connections ({} without an excuse), {} checks, {} runs of s9s, {} faults, {} pauses: {} violations",
         history.0.iter().map(|entry| entry.span.1).max().unwrap_or_default() as f64 / 60_000.,
-        judgement.users.0,
-        judgement.users.1,
+        count("user"),
+        judgement.users,
         count("check"),
         count("login"),
         count("fault"),
@@ -193,7 +206,7 @@ fn user(recorder: &Recorder) {
     recorder.add((from, recorder.now()), "user", node, &text);
 }
 
-/// A session that goes on until it is cut or the run is over.
+/// A session that goes on until it is cut, or the user has stayed long enough, or the run is over.
 fn session(recorder: &Recorder, over: &AtomicBool) {
     let Ok((mut session, node)) = visit() else { return };
     let (from, mut ended) = (recorder.now(), "open".to_string());
@@ -201,6 +214,10 @@ fn session(recorder: &Recorder, over: &AtomicBool) {
     // A user without an answer gives up, and TCP alone would for minutes.
     setsockopt(&session, TcpUserTimeout, &1000).unwrap();
     while !over.load(Ordering::Relaxed) {
+        if recorder.now() > from + STAY {
+            ended = "over".into();
+            break;
+        }
         let sent = session.write(b".").and_then(|_| session.read(&mut [0]));
         match sent {
             Err(error) if error.kind() == ErrorKind::WouldBlock => continue,

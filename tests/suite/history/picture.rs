@@ -92,6 +92,10 @@ pub fn picture(history: &History) -> String {
                 _ => FAULT,
             };
             svg.bar(answer, y + 18, 10, colour);
+            let reason = answer.text.trim_start_matches("unknown ");
+            if colour == UNKNOWN && x(answer.span.1) - x(answer.span.0) > 6 * reason.len() as u64 {
+                svg.word(x(answer.span.0), y + 27, reason);
+            }
         }
         of("holder").for_each(|holder| svg.bar(holder, y + 34, 4, COLOURS[node]));
         // Each fault in the first row that is free.
@@ -120,14 +124,15 @@ pub fn picture(history: &History) -> String {
             svg.bar(&arrived, y + 4, 12, colour);
         }
     }
-    for (place, (colour, word)) in LEGEND.iter().enumerate() {
-        let (x, y) = (4 + place as u64 * 90, height - 20);
+    let (mut x, y) = (4, height - 20);
+    for (colour, word) in LEGEND {
         writeln!(
             svg.0,
             "<rect x=\"{x}\" y=\"{y}\" width=\"10\" height=\"10\" fill=\"{colour}\"/>"
         )
         .unwrap();
         svg.word(x + 13, y + 9, word);
+        x += 30 + 6 * word.len() as u64;
     }
     svg.0 + "</svg>\n"
 }

@@ -210,6 +210,7 @@ impl Faulty<'_> {
             "cut nodes" | "cut users" | "cut both" => self.cut(cuts, site, true),
             "cable" => site.network.ip(&format!("link set {} down", node.name)),
             "haproxy killed" => drop(signal(self.of("cmonhachk-front"), Signal::SIGKILL)),
+            "haproxy reloaded" => drop(node.run("systemctl reload cmonhachk-front")),
             "haproxy stopped" => return signal(self.of("cmonhachk-front"), Signal::SIGSTOP),
             "keepalived killed" => drop(signal(self.of("keepalived"), Signal::SIGKILL)),
             "keepalived stopped" => return signal(self.of("keepalived"), Signal::SIGSTOP),
