@@ -16,6 +16,9 @@ const MOVES: u64 = 1500 + S9S;
 const FREEZES: u64 = 3700;
 /// The longest time in the table. So long after the last cause, everybody is on the leader.
 const LONGEST: u64 = 4100;
+/// The host that users come from learns within this time who has the address, if two nodes had it for a while:
+/// `garp_master_refresh` of keepalived.conf.
+const REFRESH: u64 = 10_000;
 /// HAProxy takes a node down that accepts connections and says nothing: `inter`, `fastinter`, and `timeout
 /// check` twice.
 const SILENT: u64 = 1000 + 1010 + 2 * 2000;
@@ -160,6 +163,21 @@ impl Judge<'_> {
         self.spans("holder", node, |_| true)
     }
 
+    /// Whether two nodes have the address at some time of this span.
+    fn is_shared(&self, during: Span) -> bool {
+        let holds = [0, 1, 2].map(|node| self.holds(node));
+        [(0, 1), (0, 2), (1, 2)].into_iter().any(|(one, other)| {
+            let mut pairs = holds[one]
+                .iter()
+                .flat_map(|one| holds[other].iter().map(move |other| (one, other)));
+            // The nodes are looked at one after the other, so a move can look like this for a moment.
+            pairs.any(|(one, other)| {
+                let both = (one.0.max(other.0), one.1.min(other.1));
+                both.0 + 100 < both.1 && meet(both, during)
+            })
+        })
+    }
+
     /// The one node that has such spans during this time, if it has them all the time.
     fn one(during: Span, spans: impl Fn(usize) -> Vec<Span>) -> Option<usize> {
         let mut nodes = (0..3).filter(|node| meets(&spans(*node), during));
@@ -208,7 +226,7 @@ impl Judge<'_> {
             // The address moves, or is on two nodes: only after a fault that moves it.
             None => (0..3).any(|node| self.has(node, ADDRESS, (during.0.saturating_sub(LONGEST), to))),
         };
-        (!excused).then_some(leader)
+        (!excused && !self.is_shared((from.saturating_sub(REFRESH), to))).then_some(leader)
     }
 
     fn users(&self) {
@@ -406,6 +424,7 @@ mod tests {
             "10000 13000 pause - \n10100 13100 user node2 reached\n10000 13010 check node2 follower",
             "10000 20000 fault node1 s9s refuses\n11500 11500 login node1 alone wrong-password\n10100 19000 fault node1 check killed",
             "10000 10100 fault node1 haproxy reloaded\n10050 11700 user node2 reached\n1000 26000 session node2 over",
+            "0 15000 holder node1 \n14000 60000 holder node3 \n24500 24510 user - timed out",
             // Two lead by their own views: users may be on both.
             "30000 35000 view node1 node1\n31000 31010 user node1 reached\n31000 31010 check node1 leader",
         ] {
@@ -462,7 +481,7 @@ mod tests {
             ),
             (
                 2,
-                "0 59999 holder node1 \n1 60000 holder node3 \n12200 12210 user - timed out",
+                "0 15000 holder node1 \n14000 60000 holder node3 \n25600 25610 user - timed out",
             ),
             (2, "1000 15000 session node2 connection reset"),
             // A check says what its list has not said for long.

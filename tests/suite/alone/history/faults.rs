@@ -207,7 +207,9 @@ impl Faulty<'_> {
             "s9s slow" => behaves(&format!("slow {}", self.fault.numbers[0] as f64 / 1000.)),
             "s9s half" => behaves("print /opt/cluster/half"),
             "s9s refuses" => behaves("wrong-password"),
-            "cut nodes" | "cut users" | "cut both" => self.cut(cuts, site, true),
+            "cut nodes" | "cut users" => self.cut(cuts, site, true),
+            // The link is up, and leads nowhere.
+            "cut both" => site.network.ip(&format!("link set {} nomaster", node.name)),
             "cable" => site.network.ip(&format!("link set {} down", node.name)),
             "haproxy killed" => drop(signal(self.of("cmonhachk-front"), Signal::SIGKILL)),
             "haproxy reloaded" => drop(node.run("systemctl reload cmonhachk-front")),
@@ -252,7 +254,8 @@ impl Faulty<'_> {
                 node.run("sed -i 's/cmon_password = .*/&0/' /var/lib/cmonhachk/.s9s/s9s.conf");
             }
             what if what.starts_with("s9s") => put(node, "opt/cluster/behaviour", "list\n"),
-            what if what.starts_with("cut") => self.cut(cuts, site, false),
+            "cut nodes" | "cut users" => self.cut(cuts, site, false),
+            "cut both" => site.network.ip(&format!("link set {} master switch", node.name)),
             "cable" => site.network.ip(&format!("link set {} up", node.name)),
             "keepalived killed" => drop(node.run("systemctl reset-failed keepalived; systemctl start keepalived")),
             "frozen" => self.freeze(false),
@@ -311,8 +314,7 @@ impl Faulty<'_> {
         let own = 101 + self.fault.node;
         let others: Vec<usize> = match self.fault.what {
             "cut nodes" => (101..=103).collect(),
-            "cut users" => vec![200],
-            _ => vec![101, 102, 103, 200],
+            _ => vec![200],
         };
         let mut cuts = cuts.lock().unwrap();
         for other in others.into_iter().filter(|other| *other != own) {
