@@ -2,10 +2,11 @@
 # A history of three nodes, users and faults, recorded and judged. tests/README.md says what is judged.
 #
 #     tests/history/run.sh [--seed N] [--minutes M] [--runs R]
-#     tests/history/run.sh --judge FILE
+#     tests/history/run.sh --judge FILE [--draw FROM-TO]
 #
 # Each run takes M minutes (2), and its faults are drawn from its seed: N for the first (one of its own), then the
-# next number. It leaves target/history/seed-N.tsv, and a drawing of it beside. --judge judges such a file again.
+# next number. It leaves target/history/seed-N.tsv, and a drawing of it beside. --judge judges such a file again,
+# and draws it, or only these seconds of it.
 # Needs root and the Rust toolchain; installs Debian packages.
 set -euo pipefail
 
@@ -21,7 +22,8 @@ while [ "$#" -gt 0 ]; do
     --minutes) export CMONHACHK_HISTORY_MINUTES=$2 ;;
     --runs) export CMONHACHK_HISTORY_RUNS=$2 ;;
     --judge) export CMONHACHK_HISTORY_FILE=$2 ;;
-    *) fail "usage: tests/history/run.sh [--seed N] [--minutes M] [--runs R] | --judge FILE" ;;
+    --draw) export CMONHACHK_HISTORY_PART=${2:-} ;;
+    *) fail "usage: tests/history/run.sh [--seed N] [--minutes M] [--runs R] | --judge FILE [--draw FROM-TO]" ;;
     esac
     shift 2
 done

@@ -2,7 +2,8 @@
 //! judged. tests/history/run.sh runs it alone and says how; `history` has the faults and the rules.
 //!
 //! `CMONHACHK_HISTORY_SEED`, `_MINUTES` and `_RUNS` (see `scale`) are the first seed, the length of a run, and
-//! the number of runs, each with the next seed. With `CMONHACHK_HISTORY_FILE`, a recorded history is judged.
+//! the number of runs, each with the next seed. With `CMONHACHK_HISTORY_FILE`, a recorded history is judged, and
+//! with `CMONHACHK_HISTORY_PART`, two numbers of seconds, only that part of it is drawn.
 
 mod faults;
 
@@ -89,7 +90,19 @@ fn whatever_goes_wrong_users_reach_the_leader_soon_and_nobody_who_has_not_led_fo
 
 /// Draws the history, prints the judgement, and returns the number of violations.
 fn report(name: &str, history: &History) -> usize {
-    fs::write(format!("{name}.svg"), picture::picture(history)).unwrap();
+    let last = history.0.iter().map(|entry| entry.span.1).max().unwrap_or_default();
+    let part = env::var("CMONHACHK_HISTORY_PART").unwrap_or_default();
+    let part: Vec<u64> = part
+        .split('-')
+        .flat_map(|second| second.parse::<u64>())
+        .map(|second| second * 1000)
+        .collect();
+    let part = if let [from, to] = part[..] {
+        (from, to)
+    } else {
+        (0, last)
+    };
+    fs::write(format!("{name}.svg"), picture::picture(history, part)).unwrap();
     let judgement = judge::judge(history);
     for rule in 1..=6 {
         let broken: Vec<_> = judgement
@@ -108,7 +121,7 @@ fn report(name: &str, history: &History) -> usize {
     let count = |kind| history.of(kind).count();
     println!(
         "{name}: {:.1} minutes, {} connections ({} without an excuse), {} checks, {} runs of s9s, {} faults, {} pauses: {} violations",
-        history.0.iter().map(|entry| entry.span.1).max().unwrap_or_default() as f64 / 60_000.,
+        last as f64 / 60_000.,
         count("user"),
         judgement.users,
         count("check"),
