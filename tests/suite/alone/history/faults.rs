@@ -15,7 +15,9 @@ use crate::cluster::parent;
 use crate::front::site::{Node, Site};
 use crate::history::NAMES;
 use crate::history::plan::{FIRST, Fault};
-use crate::node::DEB;
+use crate::node::{DEB, make_version};
+
+const OTHER_DEB: &str = "/opt/cmonhachk_9.0.0_$(dpkg --print-architecture).deb";
 
 /// How s9s is run: it notes its start, in clock ticks since boot, and whether another one runs at that time. It
 /// waits by itself, so that there is one process, as with the genuine client.
@@ -55,6 +57,7 @@ pub fn prepare(node: &Node) {
         fs::create_dir(folder).unwrap();
         put(node, &format!("etc/systemd/system/{unit}.service.d/clock.conf"), CLOCK);
     }
+    make_version(&node.systemd, "9.0.0", "deb");
     node.run(PREPARE);
     put(node, "usr/local/bin/s9s", S9S);
     let program = node.systemd.root().join("usr/local/bin/s9s");
@@ -223,7 +226,8 @@ impl Faulty<'_> {
             "frozen" => self.freeze(true),
             "run full" => drop(node.run("cat /dev/zero >/run/fill")),
             "upgrade" => {
-                let said = node.run(&format!("dpkg --install {DEB} 2>&1; echo $?"));
+                let deb = [DEB, OTHER_DEB][self.fault.numbers[0] as usize % 2];
+                let said = node.run(&format!("dpkg --install {deb} 2>&1; echo $?"));
                 assert!(said.ends_with("\n0\n"), "{said}");
             }
             "maintenance" => fs::write(root.join("run/cmonhachk.maintenance"), "").unwrap(),
