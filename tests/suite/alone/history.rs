@@ -91,31 +91,20 @@ fn whatever_goes_wrong_users_reach_the_leader_soon_and_nobody_who_has_not_led_fo
 /// Draws the history, prints the judgement, and returns the number of violations.
 fn report(name: &str, history: &History) -> usize {
     let last = history.0.iter().map(|entry| entry.span.1).max().unwrap_or_default();
-    let part = env::var("CMONHACHK_HISTORY_PART").unwrap_or_default();
-    let part: Vec<u64> = part
-        .split('-')
-        .flat_map(|second| second.parse::<u64>())
-        .map(|second| second * 1000)
-        .collect();
-    let part = if let [from, to] = part[..] {
-        (from, to)
-    } else {
-        (0, last)
-    };
+    let part = env::var("CMONHACHK_HISTORY_PART").ok().map(|part| {
+        let at = |second: &str| second.parse::<u64>().expect("a second") * 1000;
+        let (from, to) = part.split_once('-').expect("two seconds with a hyphen between");
+        (at(from), at(to))
+    });
+    let part = part.unwrap_or((0, last));
     fs::write(format!("{name}.svg"), picture::picture(history, part)).unwrap();
     let judgement = judge::judge(history);
-    for rule in 1..=6 {
-        let broken: Vec<_> = judgement
-            .violations
-            .iter()
-            .filter(|violation| violation.0 == rule)
-            .collect();
-        broken
-            .iter()
-            .take(5)
-            .for_each(|(_, why)| println!("rule {rule}: {why}"));
-        if broken.len() > 5 {
-            println!("rule {rule}: {} in all", broken.len());
+    let mut told = [0; 7];
+    for (rule, why) in &judgement.violations {
+        told[usize::from(*rule)] += 1;
+        // The first ones of each rule are enough.
+        if told[usize::from(*rule)] <= 5 {
+            println!("rule {rule}: {why}");
         }
     }
     let count = |kind| history.of(kind).count();
@@ -181,10 +170,9 @@ fn run(seed: u64, length: u64) -> History {
     }
     let last = recorder.now();
     let mut history = recorder.history.into_inner().unwrap();
-    history
-        .0
-        .iter_mut()
-        .for_each(|entry| entry.span.1 = entry.span.1.min(last));
+    for entry in &mut history.0 {
+        entry.span.1 = entry.span.1.min(last);
+    }
     history.0.sort_by_key(|entry| entry.span);
     history
 }
