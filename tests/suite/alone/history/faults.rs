@@ -293,18 +293,18 @@ impl Faulty<'_> {
         pids
     }
 
-    /// A check lives for some milliseconds.
+    /// The check that runs s9s: the others wait for it.
     fn signal_check(&self, what: Signal) -> Vec<Pid> {
+        let children = |pid: &str| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(2) {
+        while start.elapsed() < Duration::from_secs(3) {
             for listener in self.listener() {
-                let children =
-                    fs::read_to_string(format!("/proc/{listener}/task/{listener}/children")).unwrap_or_default();
-                if let Some(pid) = children.split_whitespace().next() {
-                    let pid = Pid::from_raw(pid.parse().unwrap());
-                    if kill(pid, what).is_ok() {
-                        return vec![pid];
-                    }
+                let checks = children(&listener.to_string());
+                let check = checks.split_whitespace().find(|check| !children(check).is_empty());
+                if let Some(check) = check.map(|check| Pid::from_raw(check.parse().unwrap()))
+                    && kill(check, what).is_ok()
+                {
+                    return vec![check];
                 }
             }
             thread::sleep(Duration::from_micros(200));
