@@ -83,7 +83,7 @@ fn clash(one: &Fault, other: &Fault) -> bool {
 pub fn plan(seed: u64, length: u64) -> Vec<Fault> {
     let (mut dice, mut faults, mut leader, mut moved, mut now) = (Dice(seed), Vec::<Fault>::new(), FIRST, 0, CALM);
     let mut deck: Vec<&Kind> = Vec::new();
-    while now + 1500 < length {
+    while now + 2000 < length {
         if deck.is_empty() {
             deck = KINDS.iter().flat_map(|kind| vec![kind; kind.2]).collect();
         }
@@ -111,18 +111,19 @@ pub fn plan(seed: u64, length: u64) -> Vec<Fault> {
                 node: (fault.node + next) % 3,
                 ..fault.clone()
             })),
-            // While s9s takes its time, other checks wait for this one.
+            // The others have waited for this check, and have little time left when they run s9s themselves.
             "check killed" | "check stopped" => {
                 if dice.below(2) == 0 {
                     fault.node = leader;
                 }
-                new.push(Fault {
+                let slow = |from: u64, to: u64, time: u64| Fault {
                     what: "s9s slow",
-                    span: (now, (end + 4000).min(length)),
-                    numbers: [100 + dice.below(400) as u64; 3],
+                    span: (now + from, to.min(length)),
+                    numbers: [time; 3],
                     ..fault.clone()
-                });
-                fault.span = (now + 1500, end + 1500);
+                };
+                new.extend([slow(0, now + 2000, 1000), slow(1900, end + 12_000, 400)]);
+                fault.span = (now + 2000, (end + 2000).min(length));
             }
             _ if is_loss => new.push(Fault {
                 what: "move",

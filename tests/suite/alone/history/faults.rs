@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Recorder;
+use super::{Recorder, since_boot};
 use crate::cluster::parent;
 use crate::front::site::{Node, Site};
 use crate::history::NAMES;
@@ -207,7 +207,7 @@ impl Faulty<'_> {
                 }
             }
             "s9s hangs" => behaves("hang"),
-            "s9s slow" => behaves(&format!("slow {}", self.fault.numbers[0] as f64 / 1000.)),
+            "s9s slow" => put(node, "opt/cluster/behaviour", &self.slow()),
             "s9s half" => behaves("print /opt/cluster/half"),
             "s9s refuses" => behaves("wrong-password"),
             "cut nodes" | "cut users" => self.cut(cuts, site, true),
@@ -257,6 +257,8 @@ impl Faulty<'_> {
                 // Other credentials end the pause after a refused login, as deploy/README.md says.
                 node.run("sed -i 's/cmon_password = .*/&0/' /var/lib/cmonhachk/.s9s/s9s.conf");
             }
+            // Unless another fault has made it slow in another way.
+            "s9s slow" if fs::read_to_string(root.join("opt/cluster/behaviour")).unwrap() != self.slow() => {}
             what if what.starts_with("s9s") => put(node, "opt/cluster/behaviour", "list\n"),
             "cut nodes" | "cut users" => self.cut(cuts, site, false),
             "cut both" => site.network.ip(&format!("link set {} master switch", node.name)),
@@ -268,6 +270,10 @@ impl Faulty<'_> {
             "clock" => put(node, "opt/cluster/wall", "+0\n"),
             _ => {}
         }
+    }
+
+    fn slow(&self) -> String {
+        format!("slow {}\n", self.fault.numbers[0] as f64 / 1000.)
     }
 
     fn group(&self) -> &PathBuf {
@@ -293,21 +299,32 @@ impl Faulty<'_> {
         pids
     }
 
-    /// The check that runs s9s: the others wait for it.
+    /// A check that has run s9s for a while, if there is one soon, or else any that runs it.
     fn signal_check(&self, what: Signal) -> Vec<Pid> {
         let children = |pid: &str| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let is_old = |s9s: &str| {
+            let stat = fs::read_to_string(format!("/proc/{s9s}/stat")).unwrap_or_default();
+            // proc(5): the 20th word behind the program's name is the start in clock ticks.
+            let ticks = stat
+                .rsplit(')')
+                .next()
+                .and_then(|rest| rest.split_whitespace().nth(19)?.parse().ok());
+            ticks.is_some_and(|ticks: u64| since_boot() > ticks * 10 + 850)
+        };
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(3) {
+        while start.elapsed() < Duration::from_secs(4) {
+            let any = start.elapsed() > Duration::from_secs(2);
             for listener in self.listener() {
                 let checks = children(&listener.to_string());
-                let check = checks.split_whitespace().find(|check| !children(check).is_empty());
+                let runs = |check: &&str| children(check).split_whitespace().any(|s9s| any || is_old(s9s));
+                let check = checks.split_whitespace().find(runs);
                 if let Some(check) = check.map(|check| Pid::from_raw(check.parse().unwrap()))
                     && kill(check, what).is_ok()
                 {
                     return vec![check];
                 }
             }
-            thread::sleep(Duration::from_micros(200));
+            thread::sleep(Duration::from_micros(500));
         }
         Vec::new()
     }
