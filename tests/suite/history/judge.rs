@@ -241,6 +241,13 @@ impl Judge<'_> {
                 }
             }
         }
+        let all = self.history.of("user").count();
+        let mut judgement = self.judgement.borrow_mut();
+        // So many excuses would hide anything.
+        if judgement.users * 20 < all {
+            let why = format!("of {all} users, only {} have no excuse", judgement.users);
+            judgement.violations.push((2, why));
+        }
     }
 
     fn sessions(&self) {
@@ -484,6 +491,7 @@ mod tests {
                 "0 15000 holder node1 \n14000 60000 holder node3 \n25600 25610 user - timed out",
             ),
             (2, "1000 15000 session node2 connection reset"),
+            (2, "0 60000 view node1 node1"),
             // A check says what its list has not said for long.
             (3, "1200 1210 check node1 leader"),
             (3, "23000 23010 check node2 leader"),
