@@ -31,7 +31,7 @@ done
 needs_root
 provide curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount \
     ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap mkfs.ext4:e2fsprogs \
-    fsfreeze:util-linux mandoc:mandoc man:man-db lintian:lintian rpmlint:rpmlint rpm:rpm pip3:python3-pip
+    fsfreeze:util-linux mandoc:mandoc man:man-db faketime:faketime lintian:lintian rpmlint:rpmlint rpm:rpm pip3:python3-pip
 # openbsd-inetd and xinetd cannot both be installed, so openbsd-inetd is only unpacked. These are the
 # libraries that it needs.
 inetd=target/tools/openbsd-inetd
@@ -84,7 +84,7 @@ lint() {
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
     # The parts of the binary: licences, duplicates and sources, by the rules in .deny.toml.
     if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
-    shellcheck --external-sources tests/*.sh tests/arm64/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/* deploy/*.sh deploy/front/cmonhachk-front deploy/package/{completion,p*,xinetd-p*} .ci/run
+    shellcheck --external-sources tests/*.sh tests/arm64/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/history/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/* deploy/*.sh deploy/front/cmonhachk-front deploy/package/{completion,p*,xinetd-p*} .ci/run
 }
 
 package() {

@@ -2,7 +2,7 @@
 //! the real HAProxy and keepalived. A switch connects them and a client.
 
 mod article;
-mod site;
+pub mod site;
 
 use std::fs;
 use std::io::Read;

@@ -13,6 +13,7 @@ mod documents;
 mod failover;
 mod front;
 mod haproxy;
+mod history;
 mod hostile;
 mod late;
 mod launchers;

@@ -88,29 +88,14 @@ impl Node {
         self.run(&apt_get_install(packages))
     }
 
-    /// Makes packages of another version, as deploy/package.sh does it, in /opt.
+    /// Makes packages of another version, in /opt.
     pub fn make_version(&self, version: &str, kind: &str) {
-        let own = if ARCH == "aarch64" { "arm64" } else { "amd64" };
-        for (package, architecture) in [("cmonhachk", own), ("cmonhachk-xinetd", "all")] {
-            let config = project().join(format!("deploy/package/{package}.yaml"));
-            self.make_package(&config, kind, &[("VERSION", version), ("ARCH", architecture)]);
-        }
+        make_version(&self.systemd, version, kind);
     }
 
     /// Makes a package in /opt with nfpm.
     pub fn make_package(&self, config: &Path, kind: &str, variables: &[(&str, &str)]) {
-        let mut tools = fs::read_dir(project().join("target/tools")).unwrap();
-        let nfpm = tools.find_map(|tool| Some(tool.unwrap().path().join("bin/nfpm")).filter(|nfpm| nfpm.exists()));
-        let made = Command::new(nfpm.expect("deploy/package.sh has been run"))
-            .args(["package", "--packager", kind, "--config"])
-            .arg(config)
-            .arg("--target")
-            .arg(self.systemd.root().join("opt"))
-            .envs(variables.iter().copied())
-            .current_dir(project())
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{made:?}");
+        make_package(&self.systemd, config, kind, variables);
     }
 
     /// Who listens on the port, or what ss says, and the state of the socket's unit.
@@ -160,6 +145,30 @@ impl Node {
             poll.join().unwrap()
         })
     }
+}
+
+/// Makes packages of another version, in the system's /opt.
+pub fn make_version(systemd: &Systemd, version: &str, kind: &str) {
+    let own = if ARCH == "aarch64" { "arm64" } else { "amd64" };
+    for (package, architecture) in [("cmonhachk", own), ("cmonhachk-xinetd", "all")] {
+        let config = project().join(format!("deploy/package/{package}.yaml"));
+        make_package(systemd, &config, kind, &[("VERSION", version), ("ARCH", architecture)]);
+    }
+}
+
+fn make_package(systemd: &Systemd, config: &Path, kind: &str, variables: &[(&str, &str)]) {
+    let mut tools = fs::read_dir(project().join("target/tools")).unwrap();
+    let nfpm = tools.find_map(|tool| Some(tool.unwrap().path().join("bin/nfpm")).filter(|nfpm| nfpm.exists()));
+    let made = Command::new(nfpm.expect("deploy/package.sh has been run"))
+        .args(["package", "--packager", kind, "--config"])
+        .arg(config)
+        .arg("--target")
+        .arg(systemd.root().join("opt"))
+        .envs(variables.iter().copied())
+        .current_dir(project())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
 }
 
 pub fn apt_get_install(packages: &str) -> String {

@@ -38,6 +38,11 @@ impl Pauses {
         }
     }
 
+    /// All pauses so far.
+    pub fn seen(&self) -> Vec<(Instant, Instant)> {
+        self.seen.lock().unwrap().clone()
+    }
+
     /// How long the machine paused between these moments.
     pub fn between(&self, from: Instant, to: Instant) -> Duration {
         let seen = self.seen.lock().unwrap();

@@ -72,7 +72,7 @@ const PREPARE: &str = r#"
 /// A systemd that runs in namespaces of its own.
 pub struct Systemd {
     unshare: Child,
-    control_group: PathBuf,
+    pub control_group: PathBuf,
 }
 
 impl Systemd {
