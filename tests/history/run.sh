@@ -4,8 +4,8 @@
 #     tests/history/run.sh [--seed N] [--minutes M] [--runs R]
 #     tests/history/run.sh --judge FILE [--draw FROM-TO]
 #
-# Each run takes M minutes (2), and its faults are drawn from its seed: N for the first (one of its own), then the
-# next number. It leaves target/history/seed-N.tsv, and a drawing of it beside. --judge judges such a file again,
+# Each run takes M minutes (2), and its faults are drawn from its seed: N for the first (1), then the next
+# number. It leaves target/history/seed-N.tsv, and a drawing of it beside. --judge judges such a file again,
 # and draws it, or only these seconds of it.
 # Needs root and the Rust toolchain; installs Debian packages.
 set -euo pipefail
