@@ -20,6 +20,9 @@ use crate::node::DEB;
 #[test]
 fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     let site = Site::boot();
+    let version = site.nodes[1].succeeds("--version");
+    assert_eq!(version, format!("cmonhachk {}\n0\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(site.nodes[1].succeeds("-h"), site.nodes[1].succeeds("--help"));
     let alone = site.nodes[1].front("--status");
     assert!(alone.contains("\n127.0.0.1                      leader\n"), "{alone}");
     assert!(alone.ends_with("\n1\n"), "{alone}");
