@@ -153,10 +153,14 @@ impl Judge<'_> {
         meets(&self.faults(node, names), during)
     }
 
+    /// When the node's own list says that it leads.
+    fn said(&self, node: usize) -> Vec<Span> {
+        self.spans("view", node, |leader| leader == NAMES[node])
+    }
+
     /// When the node leads, by its own list.
     fn leads(&self, node: usize) -> Vec<Span> {
-        let spans = self.spans("view", node, |leader| leader == NAMES[node]);
-        without(spans, &self.faults(node, &["maintenance"]))
+        without(self.said(node), &self.faults(node, &["maintenance"]))
     }
 
     fn holds(&self, node: usize) -> Vec<Span> {
@@ -270,7 +274,12 @@ impl Judge<'_> {
         for check in self.history.of("check") {
             let (node, (from, to), answer) = (check.node.unwrap(), check.span, check.text.as_str());
             if answer == "leader" {
-                let said = last(&without(self.leads(node), &self.faults(node, BAD_LISTS)), to);
+                // A check that looked before the maintenance file came may answer.
+                let is_out = |(start, end)| start + SLACK < from && to < end;
+                if self.faults(node, &["maintenance"]).into_iter().any(is_out) {
+                    self.breaks(3, check, "it is in maintenance");
+                }
+                let said = last(&without(self.said(node), &self.faults(node, BAD_LISTS)), to);
                 let late = said.map(|said| outside((said, to), &self.pauses));
                 if late.is_none_or(|late| late > MAX_AGE + TIMEOUT + SLACK) {
                     self.breaks(3, check, &format!("its list last said so {late:?} ms before"));
@@ -418,6 +427,8 @@ mod tests {
             "22500 22540 user node2 reached",
             "21500 23500 fault node2 s9s hangs\n23400 23600 user node2 reached",
             "22400 22410 check node2 leader",
+            // The check has looked before the file came, and the list says so only then.
+            "19900 26000 fault node3 maintenance\n19800 20600 check node3 leader",
             "18000 24000 user - timed out\n23000 24000 user - connection reset",
             // What has an excuse.
             "10000 14000 fault node1 haproxy stopped\n10100 14100 user node2 reached\n16000 16010 user - connection reset",
