@@ -106,11 +106,7 @@ impl Cluster {
 
     /// Makes this address the one leader from now on.
     pub fn leads(&self, leader: &str) {
-        let rows = ["10.0.0.101", "10.0.0.102", "10.0.0.103"].map(|address| match address == leader {
-            true => format!("l\t1.7.4.3565\tsystem\tadmins\t{address}\t{address}\t9501\tActing as leader.\n"),
-            false => format!("f\t1.7.4.3565\tsystem\tadmins\t{address}\t{address}\t9501\tAccepting heartbeats.\n"),
-        });
-        self.folder.write("controllers", rows.concat());
+        self.folder.write("controllers", controllers(leader));
     }
 
     /// Makes s9s behave in this way; see tests/sim/s9s.
@@ -312,6 +308,15 @@ pub fn loopback() -> Ipv4Addr {
     static COUNT: AtomicU8 = AtomicU8::new(1);
     enter_network();
     Ipv4Addr::new(127, 0, 1, COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The simulated controllers, of which this address is the one leader.
+pub fn controllers(leader: &str) -> String {
+    let rows = ["10.0.0.101", "10.0.0.102", "10.0.0.103"].map(|address| match address == leader {
+        true => format!("l\t1.7.4.3565\tsystem\tadmins\t{address}\t{address}\t9501\tActing as leader.\n"),
+        false => format!("f\t1.7.4.3565\tsystem\tadmins\t{address}\t{address}\t9501\tAccepting heartbeats.\n"),
+    });
+    rows.concat()
 }
 
 /// A command for a `program` that starts the check, with only the check's environment.

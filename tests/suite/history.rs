@@ -9,7 +9,7 @@ pub mod judge;
 pub mod picture;
 pub mod plan;
 
-pub const NAMES: [&str; 3] = ["node1", "node2", "node3"];
+pub use crate::failover::NAMES;
 
 /// From one moment to another, in milliseconds since the start of the run.
 pub type Span = (u64, u64);

@@ -93,11 +93,6 @@ impl Node {
         make_version(&self.systemd, version, kind);
     }
 
-    /// Makes a package in /opt with nfpm.
-    pub fn make_package(&self, config: &Path, kind: &str, variables: &[(&str, &str)]) {
-        make_package(&self.systemd, config, kind, variables);
-    }
-
     /// Who listens on the port, or what ss says, and the state of the socket's unit.
     pub fn serves(&self) -> String {
         let said = self.run("ss --listening --tcp --numeric --processes 'sport = 9201'");
@@ -156,7 +151,8 @@ pub fn make_version(systemd: &Systemd, version: &str, kind: &str) {
     }
 }
 
-fn make_package(systemd: &Systemd, config: &Path, kind: &str, variables: &[(&str, &str)]) {
+/// Makes a package with nfpm, in the system's /opt.
+pub fn make_package(systemd: &Systemd, config: &Path, kind: &str, variables: &[(&str, &str)]) {
     let mut tools = fs::read_dir(project().join("target/tools")).unwrap();
     let nfpm = tools.find_map(|tool| Some(tool.unwrap().path().join("bin/nfpm")).filter(|nfpm| nfpm.exists()));
     let made = Command::new(nfpm.expect("deploy/package.sh has been run"))

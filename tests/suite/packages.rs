@@ -11,7 +11,8 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::cluster::{Daemon, LEADER, project, unknown, wait_until};
 use crate::documents::{COMMAND, TEXT, copied, joined};
-use crate::node::{DEB, Node, XINETD_DEB, apt_get_install};
+use crate::front::site::ip;
+use crate::node::{DEB, Node, XINETD_DEB, apt_get_install, make_package};
 use crate::xinetd::ARTICLES_SERVICE;
 
 /// Runs a test on each of these Debians. 12 starts xinetd with an init script, as 11 does, 13 with a unit.
@@ -528,7 +529,12 @@ fn dnf_installs_upgrades_downgrades_and_removes_the_same() {
     node.install("xinetd");
     node.run("rm /usr/bin/deb-systemd-* /usr/sbin/invoke-rc.d");
     node.write("/opt/stand-in.yaml", STAND_IN);
-    node.make_package(&node.systemd.root().join("opt/stand-in.yaml"), "rpm", &[]);
+    make_package(
+        &node.systemd,
+        &node.systemd.root().join("opt/stand-in.yaml"),
+        "rpm",
+        &[],
+    );
     node.write(
         "/etc/yum.repos.d/opt.repo",
         "[opt]\nname=opt\nbaseurl=file:///opt\ngpgcheck=0\nmetadata_expire=0\n",
@@ -597,19 +603,9 @@ fn firewalld_opens_what_the_check_and_the_front_need_and_works_without_the_packa
     // This thread is another host.
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     let pid = node.systemd.first_process().unwrap();
-    for arguments in [
-        &format!("link add outside type veth peer name eth1 netns {pid}"),
-        "address add 10.0.0.200/24 dev outside",
-        "link set outside up",
-    ] {
-        assert!(
-            Command::new("ip")
-                .args(arguments.split(' '))
-                .status()
-                .unwrap()
-                .success()
-        );
-    }
+    ip(&format!("link add outside type veth peer name eth1 netns {pid}"));
+    ip("address add 10.0.0.200/24 dev outside");
+    ip("link set outside up");
     node.run("ip address add 10.0.0.101/24 dev eth1; ip link set eth1 up");
     let reaches = |port: u16| match TcpStream::connect((Ipv4Addr::new(10, 0, 0, 101), port)) {
         Err(error) if error.kind() == ErrorKind::HostUnreachable => false,

@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cmonhachk::moment::Moment;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
-use nix::time::{ClockId, clock_gettime};
 
 use crate::cluster::{AtEnd, FOLLOWER, GET, LEADER, project, unknown};
 use crate::front::site::{Node, SITE, Site, VIRTUAL};
@@ -46,8 +46,7 @@ pub struct Recorder {
 
 /// Milliseconds since boot.
 fn since_boot() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap();
-    Duration::from(now).as_millis() as u64
+    Moment::now().0.as_millis() as u64
 }
 
 impl Recorder {

@@ -12,18 +12,18 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns};
 
 use crate::cluster::{AtEnd, Cluster, Daemon, PATIENCE, wait_until};
+pub use crate::failover::NAMES;
 use crate::failover::Ui;
 use crate::node::DEB;
 use crate::systemd::Systemd;
 
 pub const VIRTUAL: &str = "10.0.0.130";
 pub const SITE: &str = "10.0.0.130 10.0.0.101 10.0.0.102 10.0.0.103";
-pub const NAMES: [&str; 3] = ["node1", "node2", "node3"];
 
 /// Longer than a takeover takes on a quiet machine.
 const TAKEOVER: Duration = Duration::from_secs(5);
 
-fn ip(arguments: &str) {
+pub fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
     assert!(output.status.success(), "ip {arguments}: {output:?}");
 }

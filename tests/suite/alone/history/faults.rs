@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{Recorder, since_boot};
-use crate::cluster::parent;
+use crate::cluster::{controllers, parent};
 use crate::front::site::{Node, Site};
 use crate::history::NAMES;
 use crate::history::plan::{FIRST, Fault};
@@ -91,16 +91,9 @@ struct Views<'a> {
 
 impl Views<'_> {
     fn show(&mut self, node: usize, leader: Option<usize>) {
-        let rows = [0, 1, 2].map(|row| {
-            let (state, comment) = match leader == Some(row) {
-                true => ('l', "Acting as leader."),
-                false => ('f', "Accepting heartbeats."),
-            };
-            let address = format!("10.0.0.{}", 101 + row);
-            format!("{state}\t1.7.4.3565\tsystem\tadmins\t{address}\t{address}\t9501\t{comment}\n")
-        });
+        let list = controllers(&leader.map_or("nobody".into(), |leader| format!("10.0.0.{}", 101 + leader)));
         let before = self.recorder.now();
-        put(&self.site.nodes[node], "opt/cluster/controllers", &rows.concat());
+        put(&self.site.nodes[node], "opt/cluster/controllers", &list);
         // A node leads from the first moment on at which its list may say so, until the last one.
         let at = if leader == Some(node) {
             before
