@@ -339,7 +339,7 @@ fn a_settings_file_holds_for_every_check_and_its_faults_are_named() {
     cluster.behaves("hang");
     let start = Instant::now();
     assert_eq!(
-        with("CMONHACHK_TIMEOUT='4'", &["--max-age", "0"]),
+        with("CMONHACHK_TIMEOUT='4.2'", &["--max-age", "0"]),
         unknown("s9s-timeout")
     );
     assert!(start.elapsed() > Duration::from_millis(3500), "{:?}", start.elapsed());
