@@ -1,19 +1,18 @@
 //! The connection: a client's socket on standard input, as a super-server hands it over.
 
 use std::fs::OpenOptions;
-use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::libc::{STDERR_FILENO, STDIN_FILENO, STDOUT_FILENO};
+use nix::libc::{MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, STDERR_FILENO, STDIN_FILENO, STDOUT_FILENO};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockaddrLike, SockaddrStorage, getpeername, getsockname, getsockopt, recv, send,
     shutdown, sockopt,
 };
 use nix::sys::stat::fstat;
-use nix::unistd::{close, dup2_stderr, dup2_stdout};
+use nix::unistd::{dup2_stderr, dup2_stdout};
 
 use crate::log;
 use crate::moment::Moment;
@@ -53,19 +52,12 @@ impl Connection {
         if !listens && !is_client(output) {
             return Input::Other;
         }
-        // Close it first: /dev/null then gets a descriptor even if only three files may be open.
-        if error {
-            let _ = close(STDERR_FILENO);
-        }
         if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
             if output {
                 let _ = dup2_stdout(&null);
             }
             if error {
                 let _ = dup2_stderr(&null);
-            }
-            if null.as_raw_fd() == STDERR_FILENO {
-                mem::forget(null);
             }
         }
         if listens {
@@ -96,7 +88,11 @@ impl Connection {
     /// Sends the whole answer, then closes this side of the connection. It never waits: any socket's buffer has
     /// room for an answer.
     pub fn send(self, answer: &[u8]) {
-        match send(STDIN_FILENO, answer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+        match send(
+            STDIN_FILENO,
+            answer,
+            MsgFlags::from_bits_retain(MSG_MORE | MSG_DONTWAIT | MSG_NOSIGNAL),
+        ) {
             // The client did not wait for its answer. The check did nothing wrong.
             Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => {}
             Err(errno) => log::fault(&format!("the answer could not be sent: {errno}")),

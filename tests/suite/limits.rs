@@ -185,19 +185,3 @@ fn under_every_limit_there_is_one_answer_or_the_kernel_starts_nothing() {
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
-
-#[test]
-fn where_not_even_dev_null_can_be_opened_no_limit_makes_another_text_reach_the_client() {
-    let mut wrong = Vec::new();
-    for (name, resource, values, enough) in LIMITS.iter().filter(|limit| limit.0 != "NOFILE") {
-        for value in *values {
-            let cluster = Cluster::for_any_user();
-            let limits = [(libc::RLIMIT_NOFILE, 3), (*resource, *value)];
-            match judged(&cluster, &limits, value >= enough) {
-                Ok(outcome) => println!("NOFILE 3, {name} {value}: {outcome}"),
-                Err(outcome) => wrong.push(format!("NOFILE 3, {name} {value}: {outcome}")),
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
-}
