@@ -1,7 +1,5 @@
 //! The check's story for a person: what is read, run, matched and concluded, each line as soon as it is known.
 
-use std::env;
-use std::ffi::OsStr;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -149,20 +147,8 @@ fn tell_inputs() {
     say!("What s9s reads");
     conf::describe().iter().for_each(|line| say!("  {line}"));
     if Uid::effective().is_root() && matches!(User::from_name(SERVICE_USER), Ok(Some(_))) {
-        let program = env::current_exe().unwrap_or_default();
-        let words = [program.into_os_string()].into_iter().chain(env::args_os().skip(1));
-        let command = words.map(|word| quote(&word)).collect::<Vec<_>>().join(" ");
-        say!("  these are root's files; to check as the service: runuser -u {SERVICE_USER} -- env -i {command}");
-    }
-}
-
-/// The word as a shell needs it.
-fn quote(word: &OsStr) -> String {
-    let word = word.to_string_lossy();
-    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_=./,:@%+".contains(character);
-    match word.chars().all(is_plain) && !word.is_empty() {
-        true => word.into_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
+        say!("  these are root's files; to check as the service, with the same options:");
+        say!("  runuser -u {SERVICE_USER} -- env -i /usr/sbin/cmonhachk --explain");
     }
 }
 
@@ -211,18 +197,6 @@ mod tests {
             took: Duration::from_millis(12),
         };
         lines(&run)
-    }
-
-    #[test]
-    fn a_word_is_quoted_if_a_shell_needs_it() {
-        for (word, quoted) in [
-            ("/a-b=c", "/a-b=c"),
-            ("/a b", "'/a b'"),
-            ("it's", r"'it'\''s'"),
-            ("", "''"),
-        ] {
-            assert_eq!(quote(OsStr::new(word)), quoted);
-        }
     }
 
     #[test]
