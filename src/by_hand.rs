@@ -33,7 +33,7 @@ pub fn by_hand(started: Moment) -> ExitCode {
         });
     }
     let (deadline, explains) = (started + options.timeout, options.explain);
-    let guard = guard::arm(deadline, move |doing| {
+    let armed = guard::arm(deadline, move |doing| {
         let verdict = Verdict::Unknown(Reason::Stuck);
         match explains {
             true => explain::conclude(Reason::Stuck, doing),
@@ -41,15 +41,14 @@ pub fn by_hand(started: Moment) -> ExitCode {
         }
         status(verdict).into()
     });
-    let guard = match guard {
-        Ok(guard) => guard,
-        Err(error) => return refuse(&format!("cannot start a thread: {error}")),
-    };
+    if let Err(error) = armed {
+        return refuse(&format!("cannot start a thread: {error}"));
+    }
     let verdict = match explains {
-        true => explain(&options, deadline, &guard),
-        false => verdict(&find_out(&options, deadline, &guard, &mut |_| ())),
+        true => explain(&options, deadline),
+        false => verdict(&find_out(&options, deadline, &mut |_| ())),
     };
-    guard.answer();
+    guard::claim_answer();
     if !explains {
         print(&render(verdict, Request::Role, false));
     }

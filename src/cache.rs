@@ -19,7 +19,7 @@ use nix::unistd::{AccessFlags, Uid, access};
 
 use crate::conf;
 use crate::entry::Entry;
-use crate::guard::Guard;
+use crate::guard;
 use crate::key::key;
 use crate::machine::boot_id;
 use crate::moment::Moment;
@@ -57,9 +57,9 @@ pub struct Slot {
 /// # Errors
 /// [`Reason::LockUnusable`], with what is wrong with the lock file. [`Reason::LockTimeout`] where there is
 /// neither before the deadline.
-pub fn turn(options: &Options, deadline: Moment, guard: &Guard) -> Result<Turn, Fault> {
+pub fn turn(options: &Options, deadline: Moment) -> Result<Turn, Fault> {
     let (lock_file, timeout) = (&options.lock_file, options.timeout);
-    guard.enter("looking at", Path::new("s9s and the defaults file"));
+    guard::enter("looking at", Path::new("s9s and the defaults file"));
     let boot = boot_id().map_err(|error| Reason::LockUnusable.because(error))?;
     let key = key(options, &boot);
     let usable = |entry: &Option<Entry>, limit| {
@@ -67,7 +67,7 @@ pub fn turn(options: &Options, deadline: Moment, guard: &Guard) -> Result<Turn, 
         let is_fresh = entry.key == key && entry.from.age().is_some_and(|age| age < limit);
         (is_fresh || is_paused(entry, &boot, options.backoff)).then_some(entry.verdict)
     };
-    guard.enter("reading the verdict beside", lock_file);
+    guard::enter("reading the verdict beside", lock_file);
     let found = entry(lock_file, None);
     if let Some(verdict) = usable(&found, options.max_age) {
         return Ok(Turn::Hit(verdict));
@@ -76,7 +76,7 @@ pub fn turn(options: &Options, deadline: Moment, guard: &Guard) -> Result<Turn, 
         Reason::LockUnusable.because(error.context(format!("lock file {}", lock_file.display())))
     };
     let lock = open(lock_file, true).map_err(unusable)?;
-    guard.enter("waiting for the lock on", lock_file);
+    guard::enter("waiting for the lock on", lock_file);
     let asked = Moment::now();
     let before = loop {
         let waited = asked.age().unwrap_or_default();

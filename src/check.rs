@@ -12,7 +12,7 @@ use crate::conf;
 use crate::defaults::{self, BindAddress};
 use crate::entry::Entry;
 use crate::evaluation::evaluate;
-use crate::guard::Guard;
+use crate::guard;
 use crate::list;
 use crate::log;
 use crate::machine;
@@ -53,10 +53,10 @@ impl Checked {
 }
 
 /// Reaches a verdict before `deadline`, from the cache or by asking s9s.
-pub fn check(options: &Options, deadline: Moment, guard: &Guard) -> Checked {
-    let turn = in_service(options, guard).and_then(|()| cache::turn(options, deadline, guard));
+pub fn check(options: &Options, deadline: Moment) -> Checked {
+    let turn = in_service(options).and_then(|()| cache::turn(options, deadline));
     let (verdict, evidence) = match turn {
-        Ok(Turn::Miss(slot)) => return ask(options, slot, deadline, guard),
+        Ok(Turn::Miss(slot)) => return ask(options, slot, deadline),
         Ok(Turn::Hit(verdict)) => (verdict, "the cached verdict".to_string()),
         Err(fault) => {
             let outcome = Err(fault);
@@ -71,12 +71,12 @@ pub fn check(options: &Options, deadline: Moment, guard: &Guard) -> Checked {
 }
 
 /// Asks s9s.
-fn ask(options: &Options, slot: Slot, deadline: Moment, guard: &Guard) -> Checked {
-    guard.enter("looking at the credentials of s9s, for", &options.lock_file);
+fn ask(options: &Options, slot: Slot, deadline: Moment) -> Checked {
+    guard::enter("looking at the credentials of s9s, for", &options.lock_file);
     let credentials = conf::digest(&slot.boot);
     let from = Moment::now();
     let mut ended = None;
-    let outcome = find_out(options, deadline, guard, &mut |step| {
+    let outcome = find_out(options, deadline, &mut |step| {
         if let Step::Ran(run) = step {
             ended = Some(run.ended);
         }
@@ -105,10 +105,8 @@ fn ask(options: &Options, slot: Slot, deadline: Moment, guard: &Guard) -> Checke
 pub enum Step<'a> {
     /// There is no maintenance, so the check goes on.
     Begins,
-    /// The entries that name this node.
-    Names(&'a [BindAddress]),
-    /// The addresses of this machine's interfaces.
-    Interfaces(&'a [IpAddr]),
+    /// The entries that name this node, and the addresses of this machine's interfaces.
+    Node(&'a [BindAddress], &'a [IpAddr]),
     /// This client is about to be run.
     Runs(&'a Path),
     /// The run of s9s.
@@ -116,25 +114,24 @@ pub enum Step<'a> {
 }
 
 /// Finds the outcome without the cache: from the defaults file and the list. Tells `follow` each step.
-pub fn find_out(options: &Options, deadline: Moment, guard: &Guard, follow: &mut dyn FnMut(Step<'_>)) -> Outcome {
+pub fn find_out(options: &Options, deadline: Moment, follow: &mut dyn FnMut(Step<'_>)) -> Outcome {
     let left = deadline.left();
     let deadline = Moment::now() + left.saturating_sub(RESERVE.min(left * 2 / 5));
-    in_service(options, guard)?;
+    in_service(options)?;
     follow(Step::Begins);
-    let mut names = who_this_node_is(options, guard)?;
-    follow(Step::Names(&names));
+    let mut names = who_this_node_is(options)?;
     // --node is not questioned: behind NAT or in a container, no interface has the address in the list.
     let interfaces = match machine::interface_addresses() {
         Err(_) if options.node.is_some() && !names.contains(&BindAddress::Wildcard) => Vec::new(),
         interfaces => interfaces?,
     };
-    follow(Step::Interfaces(&interfaces));
+    follow(Step::Node(&names, &interfaces));
     if options.node.is_none() {
         names = defaults::of_this_machine(&names, &interfaces)?;
     }
     let program = s9s::find(&options.s9s)?;
     follow(Step::Runs(&program));
-    guard.enter("running", &program);
+    guard::enter("running", &program);
     let run = s9s::run(&program, deadline)?;
     follow(Step::Ran(&run));
     let text = list::plain(s9s::output(&program, &run)?);
@@ -145,9 +142,9 @@ pub fn find_out(options: &Options, deadline: Moment, guard: &Guard, follow: &mut
 
 /// # Errors
 /// [`Reason::Maintenance`] where the maintenance file is there, with its text.
-fn in_service(options: &Options, guard: &Guard) -> Result<(), Fault> {
+fn in_service(options: &Options) -> Result<(), Fault> {
     let file = &options.maintenance;
-    guard.enter("looking at", file);
+    guard::enter("looking at", file);
     if fs::symlink_metadata(file).is_err() {
         return Ok(());
     }
@@ -158,9 +155,9 @@ fn in_service(options: &Options, guard: &Guard) -> Result<(), Fault> {
 }
 
 /// The entries of `--node`, which outranks the file, or of `RPC_BIND_ADDRESSES`.
-fn who_this_node_is(options: &Options, guard: &Guard) -> Result<Vec<BindAddress>, Fault> {
+fn who_this_node_is(options: &Options) -> Result<Vec<BindAddress>, Fault> {
     let path = &options.cmon_defaults;
-    guard.enter("reading", path);
+    guard::enter("reading", path);
     let text = machine::read_file(path);
     if text.as_ref().is_ok_and(|text| defaults::is_in_a_pool(text)) {
         return Err(Reason::ControllerPool.because(anyhow!("EXTRA_OPTS in {} has --pool", path.display())));

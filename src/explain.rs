@@ -12,7 +12,7 @@ use crate::cache;
 use crate::check::{Step, find_out};
 use crate::conf;
 use crate::defaults::BindAddress;
-use crate::guard::Guard;
+use crate::guard;
 use crate::list;
 use crate::log::clean;
 use crate::machine::is_missing;
@@ -39,10 +39,9 @@ macro_rules! say {
 }
 
 /// Makes a check of its own, and tells its way. Returns its verdict.
-pub fn explain(options: &Options, deadline: Moment, guard: &Guard) -> Verdict {
-    let (told, is_recent) = service(options, guard);
-    let mut names = Vec::new();
-    let outcome = find_out(options, deadline, guard, &mut |step| match step {
+pub fn explain(options: &Options, deadline: Moment) -> Verdict {
+    let (told, is_recent) = service(options);
+    let outcome = find_out(options, deadline, &mut |step| match step {
         Step::Begins => {
             say!("Who this node is");
             match options.node {
@@ -50,10 +49,9 @@ pub fn explain(options: &Options, deadline: Moment, guard: &Guard) -> Verdict {
                 None => say!("  RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display()),
             }
         }
-        Step::Names(entries) => names = entries.to_vec(),
-        Step::Interfaces(ours) => {
-            names.iter().for_each(|entry| say!("    {}", describe(entry, ours)));
-            guard.enter("looking at", Path::new("the files that s9s reads"));
+        Step::Node(entries, ours) => {
+            entries.iter().for_each(|entry| say!("    {}", describe(entry, ours)));
+            guard::enter("looking at", Path::new("the files that s9s reads"));
             tell_inputs();
         }
         Step::Runs(program) => {
@@ -102,9 +100,9 @@ pub fn conclude(reason: Reason, doing: &str) {
 }
 
 /// Tells what the service has cached. Returns what it answers, and whether that is known to be so now.
-fn service(options: &Options, guard: &Guard) -> (Option<Verdict>, bool) {
+fn service(options: &Options) -> (Option<Verdict>, bool) {
     let lock_file = &options.lock_file;
-    guard.enter("reading the verdict beside", lock_file);
+    guard::enter("reading the verdict beside", lock_file);
     say!("What the service answers");
     say!("  lock file {}", lock_file.display());
     let folder = fs::metadata(cache::folder(lock_file));

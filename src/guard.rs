@@ -6,13 +6,15 @@
 
 use std::io;
 use std::path::Path;
+use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
+
 use crate::moment::Moment;
-use crate::process;
 
 /// After its deadline, a check has this much longer to answer by itself. The time starts when the guard
 /// wakes up, not at the deadline, because the whole process may have been stopped.
@@ -24,57 +26,51 @@ const AFTERMATH: Duration = Duration::from_millis(2500);
 /// Room for the guard's stack, in bytes.
 const STACK: usize = 65_536;
 
-/// The check's handle on its guard.
-#[derive(Clone, Debug, Default)]
-pub struct Guard {
-    /// What the check is doing.
-    doing: Arc<Mutex<String>>,
-    answered: Arc<AtomicBool>,
-}
+/// What the check is doing. A process makes one check.
+static DOING: Mutex<String> = Mutex::new(String::new());
 
-/// Arms the guard. Unless the check calls [`Guard::answer`] in time, the guard calls `answer` with what
-/// the check is doing, and ends the process with the status that it returns.
+/// Whether the check or the guard has claimed the one answer.
+static ANSWERED: AtomicBool = AtomicBool::new(false);
+
+/// Arms the guard. Unless the check calls [`claim_answer`] in time, the guard calls `answer` with what the check is
+/// doing, and ends the process with the status that it returns.
 ///
 /// # Errors
 /// The system has no room for a thread.
-pub fn arm(deadline: Moment, answer: impl FnOnce(&str) -> i32 + Send + 'static) -> io::Result<Guard> {
-    let guard = Guard::default();
-    // The guard must not take the signals that `process::run` waits for.
-    let _ = process::exit_signals().thread_block();
-    let watch = guard.clone();
-    thread::Builder::new().stack_size(STACK).spawn(move || {
+pub fn arm(deadline: Moment, answer: impl FnOnce(&str) -> i32 + Send + 'static) -> io::Result<()> {
+    // The guard must not take the signal that `process::run` reads.
+    let _ = SigSet::from(Signal::SIGCHLD).thread_block();
+    let guard = move || {
         thread::sleep(deadline.left());
         thread::sleep(GRACE);
-        if watch.takes_the_answer() {
-            let doing = format!("no answer in time: still {}", watch.doing());
-            std::process::exit(answer(&doing));
+        if is_first() {
+            let doing = format!("no answer in time: still {}", doing());
+            exit(answer(&doing));
         }
         thread::sleep(AFTERMATH);
-        std::process::exit(0);
-    })?;
-    Ok(guard)
+        exit(0);
+    };
+    thread::Builder::new().stack_size(STACK).spawn(guard).map(drop)
 }
 
-impl Guard {
-    /// Records what the check does next, and on what.
-    pub fn enter(&self, doing: &str, path: &Path) {
-        *self.doing() = format!("{doing} {}", path.display());
-    }
+/// Records what the check does next, and on what.
+pub fn enter(next: &str, path: &Path) {
+    *doing() = format!("{next} {}", path.display());
+}
 
-    /// Claims the one answer for the check. Does not return if the guard has claimed it already and
-    /// is about to end the process.
-    pub fn answer(&self) {
-        while !self.takes_the_answer() {
-            thread::park();
-        }
+/// Claims the one answer for the check. Does not return if the guard has claimed it already and
+/// is about to end the process.
+pub fn claim_answer() {
+    while !is_first() {
+        thread::park();
     }
+}
 
-    /// Whether the caller is the first to claim the one answer.
-    fn takes_the_answer(&self) -> bool {
-        !self.answered.swap(true, Ordering::SeqCst)
-    }
+/// Whether the caller is the first to claim the one answer.
+fn is_first() -> bool {
+    !ANSWERED.swap(true, Ordering::SeqCst)
+}
 
-    fn doing(&self) -> MutexGuard<'_, String> {
-        self.doing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn doing() -> MutexGuard<'static, String> {
+    DOING.lock().unwrap_or_else(PoisonError::into_inner)
 }

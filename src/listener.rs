@@ -20,7 +20,7 @@ use nix::unistd::{ForkResult, Pid, dup2_stdin, fork};
 use crate::connection::Connection;
 use crate::log;
 use crate::moment::Moment;
-use crate::process::report_exits;
+use crate::process::by_default;
 use crate::serve::{refuse, serve};
 
 /// How many checks run at once. Further connections wait in the socket's queue.
@@ -56,7 +56,7 @@ pub fn serve_all(listener: TcpListener, lent: bool) -> io::Result<ExitCode> {
     // No signal interrupts it: it reads them, one by one.
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    report_exits()?;
+    by_default(Signal::SIGCHLD)?;
     let nothing = File::open("/dev/null")?;
     // Fails on a socket that is not TCP.
     listener.local_addr()?;

@@ -83,7 +83,7 @@ reasons! {
         "A signal that cmonhachk did not send ended s9s."
         "Look for the out-of-memory killer in the kernel log, or for a crash of s9s."
     S9sTooMuchOutput "s9s-too-much-output"
-        "s9s printed more than 1 MiB and was killed."
+        "s9s printed more than 512 KiB."
         "Run `s9s controller --list --long` by hand and look at what it prints."
     S9sRedirectFailed "s9s-redirect-failed"
         "The controller redirected s9s to a leader that it could not reach."

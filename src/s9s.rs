@@ -1,10 +1,11 @@
 //! What is known of s9s: how it is found and run, and what each way to end means.
 
+use std::collections::BTreeMap;
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::anyhow;
 use nix::errno::Errno;
@@ -28,22 +29,25 @@ const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 /// # Errors
 /// It could not be started. Everything after that is in the [`Run`].
 pub fn run(program: &Path, deadline: Moment) -> Result<Run, Fault> {
-    let mut command = Command::new(program);
-    command.args(ARGUMENTS).env("PATH", path());
+    // With these, s9s prints more than the list, the password among it.
+    let is_loud = |name: &OsString| name == "S9S_VERBOSE" || name.as_bytes().starts_with(b"S9S_DEBUG");
+    let mut environment: BTreeMap<_, _> = env::vars_os().filter(|(name, _)| !is_loud(name)).collect();
+    environment.insert("PATH".into(), path());
     // By default, s9s waits 30 seconds for a silent controller.
     if variable("S9S_CONNECTION_TIMEOUT").is_none() {
-        command.env("S9S_CONNECTION_TIMEOUT", deadline.left().as_secs().max(1).to_string());
+        let seconds = deadline.left().as_secs().max(1);
+        environment.insert("S9S_CONNECTION_TIMEOUT".into(), seconds.to_string().into());
     }
     // An init system gives xinetd's services no HOME, and HOME decides which s9s.conf is read.
     if let Some((home, _)) = conf::home() {
-        command.env("HOME", home);
+        environment.insert("HOME".into(), home);
     }
-    // With these, s9s prints more than the list, the password among it.
-    let loud = |name: &OsString| name == "S9S_VERBOSE" || name.as_bytes().starts_with(b"S9S_DEBUG");
-    for (name, _) in env::vars_os().filter(|(name, _)| loud(name)) {
-        command.env_remove(name);
-    }
-    process::run(&mut command, deadline).map_err(|why| not_started(program, why))
+    let text = |text: &OsStr| CString::new(text.as_bytes()).expect("no argument and no variable holds a NUL");
+    let mut words = vec![text(program.as_os_str())];
+    words.extend(ARGUMENTS.map(OsStr::new).map(text));
+    let variable = |(name, value): (OsString, OsString)| text(&[name, value].join(OsStr::new("=")));
+    let variables: Vec<_> = environment.into_iter().map(variable).collect();
+    process::run(&words, &variables, deadline).map_err(|why| not_started(program, why))
 }
 
 fn path() -> OsString {
@@ -59,31 +63,30 @@ pub fn find(program: &Path) -> Result<PathBuf, Fault> {
         return Ok(program.to_path_buf());
     }
     let path = path();
-    let folders = env::split_paths(&path).filter(|folder| folder.is_absolute());
-    let files: Vec<_> = folders
-        .map(|folder| folder.join(program))
-        .filter(|file| file.is_file())
-        .collect();
-    let can_be_executed = |file: &&PathBuf| access(*file, AccessFlags::X_OK).is_ok();
-    let found = files.iter().find(can_be_executed).or(files.first()).cloned();
-    found.ok_or_else(|| Reason::S9sNotFound.because(anyhow!("no {} in {}", program.display(), path.display())))
+    let files = || {
+        let folders = env::split_paths(&path).filter(|folder| folder.is_absolute());
+        folders.map(|folder| folder.join(program)).filter(|file| file.is_file())
+    };
+    let found = files().find(|file| access(file, AccessFlags::X_OK).is_ok());
+    found
+        .or_else(|| files().next())
+        .ok_or_else(|| Reason::S9sNotFound.because(anyhow!("no {} in {}", program.display(), path.display())))
 }
 
 /// Why the program was not started. The kernel says ENOENT for a missing interpreter as well.
 fn not_started(program: &Path, why: NotStarted) -> Fault {
-    let error = match why {
-        NotStarted::Before(error) => {
-            return Reason::S9sNotStarted.because(anyhow!(error).context("cannot make a process for s9s"));
-        }
-        NotStarted::Execution(error) => error,
-    };
-    let reason = match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOENT) if program.is_file() => Reason::S9sNotExecutable,
-        Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENAMETOOLONG) => Reason::S9sNotFound,
-        Some(Errno::EACCES | Errno::EPERM | Errno::ENOEXEC | Errno::EISDIR) => Reason::S9sNotExecutable,
+    use NotStarted::{Before, Execution};
+    let reason = match why {
+        Execution(Errno::ENOENT) if program.is_file() => Reason::S9sNotExecutable,
+        Execution(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENAMETOOLONG) => Reason::S9sNotFound,
+        Execution(Errno::EACCES | Errno::EPERM | Errno::ENOEXEC | Errno::EISDIR) => Reason::S9sNotExecutable,
         _ => Reason::S9sNotStarted,
     };
-    reason.because(anyhow!(error).context(format!("cannot execute {}", program.display())))
+    let (what, errno) = match why {
+        Before(errno) => ("make a process for", errno),
+        Execution(errno) => ("execute", errno),
+    };
+    reason.because(anyhow!(io::Error::from(errno)).context(format!("cannot {what} {}", program.display())))
 }
 
 /// What s9s printed, if it ended well.
@@ -149,7 +152,7 @@ pub fn ending(run: &Run) -> String {
         Ended::Killed(signal) => format!("was ended by {signal} after {seconds:.3} s"),
         Ended::TimedOut => format!("was still running after {seconds:.3} s and was killed"),
         Ended::Survived(_) => format!("was still running after {seconds:.3} s, and SIGKILL does not end it"),
-        Ended::TooMuchOutput => format!("printed more than {MAX_OUTPUT} bytes and was killed after {seconds:.3} s"),
+        Ended::TooMuchOutput => format!("printed more than {MAX_OUTPUT} bytes in {seconds:.3} s"),
     }
 }
 

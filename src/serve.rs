@@ -1,7 +1,8 @@
 //! What a client gets: one answer to one connection.
 
-use std::panic::{self, AssertUnwindSafe};
+use std::panic;
 use std::path::Path;
+use std::process::exit;
 use std::time::Duration;
 
 use crate::answer::render;
@@ -25,15 +26,16 @@ const SILENCE: Duration = Duration::from_millis(400);
 /// Answers `connection`: request -> cache -> s9s -> verdict -> response. The options' timeout counts from
 /// `started`: when the connection was accepted, or the process was started for it.
 pub fn serve(connection: Connection, started: Moment) {
-    panic::set_hook(Box::new(|panic| {
-        fault(Reason::InternalError, panic);
+    // A defect must not cost the client its answer.
+    panic::set_hook(Box::new(move |panic| {
+        send(connection, Verdict::Unknown(fault(Reason::InternalError, panic)), b"");
+        connection.linger();
+        exit(0);
     }));
     // Usually the whole request is there. Read it now: a check that is killed must leave nothing unread.
     let mut head = Vec::new();
     connection.read_what_is_there(&mut head);
-    // A panic must not cost the client its answer.
-    let answered = panic::catch_unwind(AssertUnwindSafe(|| answer(connection, started, &mut head)));
-    if let Err(reason) = answered.unwrap_or(Err(Reason::InternalError)) {
+    if let Err(reason) = answer(connection, started, &mut head) {
         wait_for_the_request(connection, &mut head, started, READING);
         send(connection, Verdict::Unknown(reason), &head);
     }
@@ -65,7 +67,7 @@ fn answer(connection: Connection, started: Moment, head: &mut Vec<u8>) -> Result
     let deadline = started + options.timeout;
     let lock_file = options.lock_file.clone();
     // The guard sends one fixed answer, whatever the form of the request.
-    let guard = guard::arm(deadline, move |doing| {
+    let armed = guard::arm(deadline, move |doing| {
         let verdict = Verdict::Unknown(Reason::Stuck);
         send(connection, verdict, b"");
         tell(&lock_file, verdict, doing);
@@ -73,9 +75,9 @@ fn answer(connection: Connection, started: Moment, head: &mut Vec<u8>) -> Result
         0
     });
     // If there is no room for a thread, there is none for s9s.
-    let guard = guard.map_err(|error| fault(Reason::S9sNotStarted, &error))?;
-    let mut checked = check(&options, deadline, &guard);
-    guard.enter("reading the request from", Path::new("the client"));
+    armed.map_err(|error| fault(Reason::S9sNotStarted, &error))?;
+    let mut checked = check(&options, deadline);
+    guard::enter("reading the request from", Path::new("the client"));
     connection.read_what_is_there(head);
     if !request::is_complete(head) {
         // Wait for the rest last: it decides only the form of the answer, so it must not shorten the time for
@@ -89,7 +91,7 @@ fn answer(connection: Connection, started: Moment, head: &mut Vec<u8>) -> Result
         checked.verdict = Verdict::Unknown(Reason::Stuck);
         checked.evidence = "the check was stopped until its deadline had passed".to_string();
     }
-    guard.answer();
+    guard::claim_answer();
     send(connection, checked.verdict, head);
     // The answer must not wait for the lock file's disk.
     checked.finish(&options.lock_file);

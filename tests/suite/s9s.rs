@@ -311,7 +311,7 @@ fn the_end_of_a_child_of_s9s_is_not_taken_for_its_own() {
 }
 
 #[test]
-fn the_largest_output_that_is_believed_is_one_mebibyte() {
+fn the_largest_output_that_is_believed_is_half_a_mebibyte() {
     let cluster = Cluster::new();
     let page = |size: usize| {
         let mut text = String::from(
@@ -323,9 +323,9 @@ fn the_largest_output_that_is_believed_is_one_mebibyte() {
         let path = cluster.folder.write("page", text + end);
         cluster.behaves(&format!("print {}", path.display()));
     };
-    page(1024 * 1024);
+    page(512 * 1024);
     assert_eq!(cluster.leader().get(&["--max-age", "0"]), LEADER);
-    page(1024 * 1024 + 1);
+    page(512 * 1024 + 1);
     assert_eq!(
         cluster.leader().get(&["--max-age", "0"]),
         unknown("s9s-too-much-output")

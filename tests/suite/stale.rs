@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -17,7 +17,7 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces};
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown};
 
 /// The same check on a machine that was booted this much earlier.
 fn booted_earlier(node: &Node<'_>, seconds: u32) -> String {
@@ -78,8 +78,9 @@ fn forbid_silent_clocks(pid: Pid) {
     }
 }
 
-/// The clocks that a check asks or waits on for a client, by name.
-fn clocks(command: &mut Command) -> BTreeSet<String> {
+/// Makes a check for a client, and calls `look` at the start of each system call of its first thread, with the call's
+/// number and first argument. Returns the answer.
+fn trace(command: &mut Command, mut look: impl FnMut(Pid, i64, u64)) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     client.write_all(GET).unwrap();
@@ -88,11 +89,13 @@ fn clocks(command: &mut Command) -> BTreeSet<String> {
     // SAFETY: one system call.
     unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
     let child = command.stdin(socket).stdout(Stdio::null()).spawn();
+    // What spawned the check must not hold the connection open.
+    command.stdin(Stdio::null());
     let pid = Pid::from_raw(child.unwrap().id().cast_signed());
     assert!(matches!(waitpid(pid, None), Ok(WaitStatus::Stopped(..))));
     ptrace::setoptions(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD).unwrap();
     forbid_silent_clocks(pid);
-    let (mut clocks, mut signal) = (BTreeSet::new(), None);
+    let mut signal = None;
     loop {
         ptrace::syscall(pid, signal.take()).unwrap();
         match waitpid(pid, None).unwrap() {
@@ -100,15 +103,25 @@ fn clocks(command: &mut Command) -> BTreeSet<String> {
                 let info = ptrace::syscall_info(pid).unwrap();
                 if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
                     // SAFETY: `op` says that this member of the union is the one that is set.
-                    let (number, clock) = unsafe { (info.u.entry.nr.cast_signed(), info.u.entry.args[0]) };
-                    clocks.extend(clock_of(number, clock));
+                    let entry = unsafe { info.u.entry };
+                    look(pid, entry.nr.cast_signed(), entry.args[0]);
                 }
             }
             WaitStatus::Stopped(_, other) => signal = Some(other),
-            WaitStatus::Exited(..) => return clocks,
+            WaitStatus::Exited(..) => break,
             other => panic!("{other:?}"),
         }
     }
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// The clocks that a check asks or waits on for a client, by name.
+fn clocks(command: &mut Command) -> BTreeSet<String> {
+    let mut clocks = BTreeSet::new();
+    trace(command, |_, number, clock| clocks.extend(clock_of(number, clock)));
+    clocks
 }
 
 fn clock_of(number: i64, clock: u64) -> Option<String> {
@@ -147,4 +160,33 @@ fn no_check_asks_the_wall_clock() {
         "where the lock is not free, and the check waits for some milliseconds again and again"
     );
     assert_eq!(cluster.runs(), 2);
+}
+
+/// Each time that a check asks the clock is a place where it can be made to fail as a defect would.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_defect_in_any_place_costs_no_client_its_one_answer() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let mut defects = 0;
+    // The first time is before there is a client.
+    for place in 2.. {
+        let mut asked = 0;
+        let answer = trace(node.command().args(["--max-age", "0"]), |pid, number, _| {
+            asked += u32::from(number == libc::SYS_clock_gettime);
+            if number == libc::SYS_clock_gettime && asked == place {
+                let mut registers = ptrace::getregs(pid).unwrap();
+                // There is no such clock.
+                registers.rdi = 1000;
+                ptrace::setregs(pid, registers).unwrap();
+            }
+        });
+        if asked < place {
+            break;
+        }
+        let is_defect = answer == unknown("internal-error");
+        assert!(is_defect || answer == LEADER, "{place}: {answer}");
+        defects += u32::from(is_defect);
+    }
+    assert!(defects > 5, "{defects}");
 }
