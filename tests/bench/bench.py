@@ -297,7 +297,7 @@ def measure_fresh():
         ))
     took = statistics.median(pair.took for pair in alone)
     table(
-        f"**A fresh check, milliseconds over s9s alone, which took {took:.2f}** (goal: 0.5 at the median, done at 0.8)",
+        f"**A fresh check, milliseconds over s9s alone, which took {took:.2f}** (goal: 0.5 at the median, done at 0.7)",
         ("program", "median", "90th percentile", "CPU time"),
         *rows,
     )
@@ -317,9 +317,15 @@ def instructions():
 def measure_size():
     binary = PROGRAMS["cmonhachk"]
     shared = [binary, *PATIENT, "--max-age", "3600"]
-    forget()
-    # The second of these uses the verdict that the first has published.
-    fresh_memory, shared_memory = (spawn(*shared, expected=LEADER).memory for _ in range(2))
+    # How much of a program's file the kernel maps at a time differs from copy to copy.
+    memory = {"fresh": [], "shared": []}
+    for _ in range(2 if SHORT else 30):
+        copy = fresh_copy(binary)
+        forget()
+        # The second check uses the verdict that the first has published.
+        for kind in memory:
+            memory[kind].append(spawn(copy, *shared[1:], expected=LEADER).memory)
+        copy.unlink()
     times = {name: [] for name in ("floor", "glibc floor", "cmonhachk")}
     for _ in range(2 if SHORT else 100):
         for name in in_random_order(times):
@@ -340,8 +346,8 @@ def measure_size():
         ("start to answer by itself, floor", micros["floor"], ""),
         ("start to answer by itself, glibc floor", micros["glibc floor"], ""),
         *rows,
-        ("peak memory, shared verdict", f"{shared_memory:.2f} MiB", "1 MiB"),
-        ("peak memory, fresh check", f"{fresh_memory:.2f} MiB", ""),
+        ("peak memory, shared verdict", f"{middle(memory['shared'])} MiB", "1 MiB, done at 1.1"),
+        ("peak memory, fresh check", f"{middle(memory['fresh'])} MiB", "1.1 MiB"),
         ("peak memory, floor", f"{floor_memory:.2f} MiB", ""),
         ("binary", f"{binary.stat().st_size / 1024 ** 2:.2f} MiB", ""),
     )

@@ -188,5 +188,6 @@ fn a_defect_in_any_place_costs_no_client_its_one_answer() {
         assert!(is_defect || answer == LEADER, "{place}: {answer}");
         defects += u32::from(is_defect);
     }
-    assert!(defects > 5, "{defects}");
+    println!("{defects} defects before the answer");
+    assert!(defects > 5);
 }
