@@ -1,6 +1,6 @@
 //! The connection: a client's socket on standard input, as a super-server hands it over.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
 
@@ -52,7 +52,9 @@ impl Connection {
         if !listens && !is_client(output) {
             return Input::Other;
         }
-        if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null");
+        // A folder takes no text, either.
+        if let Ok(null) = null.or_else(|_| File::open("/")) {
             if output {
                 let _ = dup2_stdout(&null);
             }
@@ -85,7 +87,7 @@ impl Connection {
         }
     }
 
-    /// Sends the whole answer, then closes this side of the connection. It never waits: any socket's buffer has
+    /// Sends the whole answer, and with it the end of this side of the connection. It never waits: any socket's buffer has
     /// room for an answer.
     pub fn send(self, answer: &[u8]) {
         match send(
@@ -147,6 +149,6 @@ fn is_stdin(other: RawFd) -> bool {
 /// A standard descriptor. `std::io::stdin` would allocate a buffer. Under a memory limit, that could make
 /// the process write an error before its standard error leads to /dev/null.
 fn standard(fd: RawFd) -> BorrowedFd<'static> {
-    // SAFETY: std opens the three descriptors before main, and nobody closes them for good.
+    // SAFETY: std opens the three descriptors before main, and nobody closes them.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }

@@ -145,7 +145,7 @@ fn tell_inputs() {
     say!("What s9s reads");
     conf::describe().iter().for_each(|line| say!("  {line}"));
     if Uid::effective().is_root() && matches!(User::from_name(SERVICE_USER), Ok(Some(_))) {
-        say!("  these are root's files; to check as the service, with the same options:");
+        say!("  these are root's files; to check as the service (add your options):");
         say!("  runuser -u {SERVICE_USER} -- env -i /usr/sbin/cmonhachk --explain");
     }
 }

@@ -7,9 +7,8 @@
 use std::io;
 use std::path::Path;
 use std::process::exit;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
@@ -29,8 +28,8 @@ const STACK: usize = 65_536;
 /// What the check is doing. A process makes one check.
 static DOING: Mutex<String> = Mutex::new(String::new());
 
-/// Whether the check or the guard has claimed the one answer.
-static ANSWERED: AtomicBool = AtomicBool::new(false);
+/// The thread that has claimed the one answer.
+static ANSWERER: OnceLock<ThreadId> = OnceLock::new();
 
 /// Arms the guard. Unless the check calls [`claim_answer`] in time, the guard calls `answer` with what the check is
 /// doing, and ends the process with the status that it returns.
@@ -43,7 +42,7 @@ pub fn arm(deadline: Moment, answer: impl FnOnce(&str) -> i32 + Send + 'static) 
     let guard = move || {
         thread::sleep(deadline.left());
         thread::sleep(GRACE);
-        if is_first() {
+        if has_answer() {
             let doing = format!("no answer in time: still {}", doing());
             exit(answer(&doing));
         }
@@ -58,17 +57,18 @@ pub fn enter(next: &str, path: &Path) {
     *doing() = format!("{next} {}", path.display());
 }
 
-/// Claims the one answer for the check. Does not return if the guard has claimed it already and
+/// Claims the one answer for this thread. Does not return if the other one has claimed it already and
 /// is about to end the process.
 pub fn claim_answer() {
-    while !is_first() {
+    while !has_answer() {
         thread::park();
     }
 }
 
-/// Whether the caller is the first to claim the one answer.
-fn is_first() -> bool {
-    !ANSWERED.swap(true, Ordering::SeqCst)
+/// Whether this thread is the first to claim the answer.
+fn has_answer() -> bool {
+    let me = thread::current().id();
+    *ANSWERER.get_or_init(|| me) == me
 }
 
 fn doing() -> MutexGuard<'static, String> {

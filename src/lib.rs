@@ -46,7 +46,7 @@
 //! # What must always hold
 //!
 //! 1. **Never a 200 that the list did not say.** A cut, old, unclear or contradictory list means unknown.
-//! 2. **One answer.** Either the guard or the check gives it, never both.
+//! 2. **One answer.** Either the guard or the check gives it, never both, even after a panic.
 //! 3. **In time.** The guard answers at most 200 ms after the deadline if the check has not.
 //! 4. **Nothing left.** No s9s, no lock, and no file that disturbs the next check.
 //!

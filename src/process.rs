@@ -7,11 +7,12 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::null;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::libc::SIGCHLD;
+use nix::libc::{SIGCHLD, c_char, execve};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, clone};
 use nix::sys::prctl::set_pdeathsig;
@@ -19,7 +20,7 @@ use nix::sys::signal::{SigHandler, SigSet, Signal, killpg, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execve, getppid, pipe2, setpgid};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getppid, pipe2, setpgid};
 
 use crate::machine::start_of;
 use crate::moment::Moment;
@@ -32,7 +33,7 @@ pub const MAX_OUTPUT: usize = 512 * 1024;
 const DYING: Duration = Duration::from_millis(100);
 
 /// Room for the stack of the new process until it executes the program, in bytes.
-const STACK: usize = 8 * 1024;
+const STACK: usize = 16 * 1024;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,9 +135,11 @@ pub fn run(words: &[CString], variables: &[CString], deadline: Moment) -> Result
 /// Starts the program in a process group of its own. Until it is executed, the new process uses this one's
 /// memory, as with vfork(2): to copy the memory of a process with two threads would take longer than the rest.
 fn start(words: &[CString], variables: &[CString], [stdout, stderr]: [OwnedFd; 2]) -> Result<Pid, NotStarted> {
+    // The new process must not allocate: if it were killed then, the lock of the memory would never be free again.
+    let (words, variables) = (pointers(words), pointers(variables));
     let nothing = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     let parent = Pid::this();
-    let become_it = || {
+    let enter = || {
         by_default(Signal::SIGPIPE)?;
         SigSet::empty().thread_set_mask()?;
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
@@ -145,18 +148,23 @@ fn start(words: &[CString], variables: &[CString], [stdout, stderr]: [OwnedFd; 2
         dup2_stderr(&stderr)?;
         set_pdeathsig(Signal::SIGKILL)?;
         // If the parent died before this took effect, nothing else kills this process.
-        if getppid() != parent {
-            return Err(NotStarted::Before(Errno::ESRCH));
-        }
-        execve(&words[0], words, variables).map_err(NotStarted::Execution)
+        if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH) }
     };
     let mut failure = None;
     let child = Box::new(|| {
-        failure = become_it().err();
+        failure = Some(match enter() {
+            Err(errno) => NotStarted::Before(errno),
+            Ok(()) => {
+                // SAFETY: both are arrays of texts, with a null at the end.
+                unsafe { execve(words[0], words.as_ptr(), variables.as_ptr()) };
+                NotStarted::Execution(Errno::last())
+            }
+        });
         1
     });
     // SAFETY: this thread stands still until the new process has executed the program or is gone, so they never
-    // use the same memory at a time. What else the new process changes is its own.
+    // use the same memory at a time; the guard's thread, which goes on, uses other memory. If it ends this process,
+    // the memory stays until the new one has gone. What else the new process changes is its own.
     let pid = unsafe {
         let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
         clone(child, &mut [0; STACK], flags, Some(SIGCHLD))?
@@ -164,12 +172,18 @@ fn start(words: &[CString], variables: &[CString], [stdout, stderr]: [OwnedFd; 2
     failure.map_or(Ok(pid), Err)
 }
 
+/// The texts as execve(2) takes them. They must outlive the result.
+fn pointers(texts: &[CString]) -> Vec<*const c_char> {
+    let texts = texts.iter().map(|text| text.as_ptr());
+    texts.chain([null()]).collect()
+}
+
 /// How the child has ended; None if it has not ended at `until`.
 fn end(pid: Pid, exits: &SignalFd, until: Moment) -> Option<WaitStatus> {
     let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    loop {
+    // An end that is seen too late may have been long ago: this process may have been stopped.
+    while !until.has_passed() {
         match waitid(Id::Pid(pid), peek) {
-            Ok(WaitStatus::StillAlive) if until.has_passed() => return None,
             Ok(WaitStatus::StillAlive) => {}
             status => return Some(status.unwrap_or(WaitStatus::StillAlive)),
         }
@@ -180,6 +194,7 @@ fn end(pid: Pid, exits: &SignalFd, until: Moment) -> Option<WaitStatus> {
         // Perhaps another child has ended, one that the program has left behind.
         let _ = exits.read_signal();
     }
+    None
 }
 
 /// A pipe, its reading end first. It takes more than [`MAX_OUTPUT`], so nothing has to be read while the program
@@ -187,7 +202,7 @@ fn end(pid: Pid, exits: &SignalFd, until: Moment) -> Option<WaitStatus> {
 fn stream() -> nix::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    // If the system refuses that, the usual size is enough for 600 controllers.
+    // If the system refuses that, a list that is longer than the usual size times out.
     let _ = fcntl(&reader, FcntlArg::F_SETPIPE_SZ(2 * MAX_OUTPUT as i32));
     Ok((reader, writer))
 }

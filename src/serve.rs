@@ -26,9 +26,11 @@ const SILENCE: Duration = Duration::from_millis(400);
 /// Answers `connection`: request -> cache -> s9s -> verdict -> response. The options' timeout counts from
 /// `started`: when the connection was accepted, or the process was started for it.
 pub fn serve(connection: Connection, started: Moment) {
-    // A defect must not cost the client its answer.
+    // A defect must not cost the client its answer: a fixed one, as the guard's.
     panic::set_hook(Box::new(move |panic| {
-        send(connection, Verdict::Unknown(fault(Reason::InternalError, panic)), b"");
+        guard::claim_answer();
+        send(connection, Verdict::Unknown(Reason::InternalError), b"");
+        fault(Reason::InternalError, panic);
         connection.linger();
         exit(0);
     }));

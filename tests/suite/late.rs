@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,26 +44,39 @@ fn a_check_that_was_stopped_past_its_deadline_tells_no_role() {
             pid.display()
         ),
     );
-    for (address, request) in [("10.0.0.101", GET), ("10.0.0.102", b"GET /health HTTP/1.0\r\n\r\n")] {
-        let node = Node {
-            s9s: s9s.clone(),
-            ..cluster.node(address)
-        };
-        let start = Instant::now();
-        let mut client = node.connect(&["--timeout", "3", "--max-age", "0"]);
-        client.send(request);
+    let arguments = ["--timeout", "3", "--max-age", "0"];
+    let goes_on_late = |check: u32, start: Instant| {
         wait_until("s9s has ended", || {
             let pid = fs::read_to_string(&pid).unwrap_or_default();
             !pid.is_empty() && status_of(&pid).lines().any(|line| line.starts_with("State:\tZ"))
         });
         thread::sleep(Duration::from_millis(3100).saturating_sub(start.elapsed()));
         fs::remove_file(&pid).unwrap();
-        kill(Pid::from_raw(client.responder.id().cast_signed()), Signal::SIGCONT).unwrap();
-        // s9s has ended, but it depends on the moment of the stop whether its time was up before.
+        kill(Pid::from_raw(check.cast_signed()), Signal::SIGCONT).unwrap();
+    };
+    // s9s has ended, but it depends on the moment of the stop whether its time was up before.
+    let answers = [unknown("stuck"), unknown("s9s-timeout")];
+    for (address, request) in [("10.0.0.101", GET), ("10.0.0.102", b"GET /health HTTP/1.0\r\n\r\n")] {
+        let node = Node {
+            s9s: s9s.clone(),
+            ..cluster.node(address)
+        };
+        let start = Instant::now();
+        let mut client = node.connect(&arguments);
+        client.send(request);
+        goes_on_late(client.responder.id(), start);
         let answer = client.answer();
-        let answers = [unknown("stuck"), unknown("s9s-timeout")];
         assert!(answers.contains(&answer), "{answer}");
     }
+    let node = Node {
+        s9s,
+        ..cluster.leader()
+    };
+    let start = Instant::now();
+    let check = node.command().args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+    goes_on_late(check.id(), start);
+    let answer = String::from_utf8(check.wait_with_output().unwrap().stdout).unwrap();
+    assert!(answers.contains(&answer), "by hand: {answer}");
     assert_eq!(
         cluster.leader().get(&[]),
         LEADER,
