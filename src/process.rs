@@ -33,7 +33,7 @@ pub const MAX_OUTPUT: usize = 512 * 1024;
 const DYING: Duration = Duration::from_millis(100);
 
 /// Room for the stack of the new process until it executes the program, in bytes.
-const STACK: usize = 16 * 1024;
+const STACK: usize = 16_384;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

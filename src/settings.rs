@@ -56,7 +56,7 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = Line<'_>> {
 
 /// The name and the value of a usual line, for which the pattern is not needed: it takes long to compile.
 fn usual(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = line.iter().position(|byte| *byte == b'=')?;
+    let end = line.iter().position(|byte| matches!(byte, b'='))?;
     let (name, value) = (&line[..end], &line[end + 1..]);
     let quoted = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
     let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
