@@ -87,14 +87,11 @@ impl Connection {
         }
     }
 
-    /// Sends the whole answer, and with it the end of this side of the connection. It never waits: any socket's buffer has
-    /// room for an answer.
+    /// Sends the whole answer, and in the same segment the end of this side of the connection. It never waits: any
+    /// socket's buffer has room for an answer.
     pub fn send(self, answer: &[u8]) {
-        match send(
-            STDIN_FILENO,
-            answer,
-            MsgFlags::from_bits_retain(MSG_MORE | MSG_DONTWAIT | MSG_NOSIGNAL),
-        ) {
+        let flags = MsgFlags::from_bits_retain(MSG_MORE | MSG_DONTWAIT | MSG_NOSIGNAL);
+        match send(STDIN_FILENO, answer, flags) {
             // The client did not wait for its answer. The check did nothing wrong.
             Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => {}
             Err(errno) => log::fault(&format!("the answer could not be sent: {errno}")),
