@@ -106,7 +106,7 @@ fn s9s_is_not_told_to_print_the_password() {
 }
 
 #[test]
-fn s9s_holds_no_descriptor_but_its_own_three() {
+fn s9s_holds_no_descriptor_of_the_check() {
     let cluster = Cluster::new();
     cluster.behaves("environment");
     assert_eq!(cluster.leader().get(&[]), LEADER);
@@ -114,9 +114,12 @@ fn s9s_holds_no_descriptor_but_its_own_three() {
     assert!(descriptors.contains("0 -> /dev/null"), "{descriptors}");
     assert!(descriptors.contains("1 -> pipe:"), "{descriptors}");
     assert!(descriptors.contains("2 -> pipe:"), "{descriptors}");
-    // Those of a shell's own begin at 10.
-    for descriptor in 3..10 {
-        assert!(!descriptors.contains(&format!(" {descriptor} -> ")), "{descriptors}");
+    for other in ["socket:", "lock-"] {
+        assert!(!descriptors.contains(other), "{descriptors}");
+    }
+    // A shell's copies of the three begin at 10.
+    for copy in 3..10 {
+        assert!(!descriptors.contains(&format!(" {copy} -> /dev/null")), "{descriptors}");
     }
 }
 
