@@ -137,7 +137,7 @@ pub fn run(words: &[CString], variables: &[CString], deadline: Moment) -> Result
 fn start(words: &[CString], variables: &[CString], [stdout, stderr]: [OwnedFd; 2]) -> Result<Pid, NotStarted> {
     // The new process must not allocate: if it were killed then, the lock of the memory would never be free again.
     let (words, variables) = (pointers(words), pointers(variables));
-    let nothing = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let nothing = open("/dev/null", OFlag::O_CLOEXEC, Mode::empty())?;
     let parent = Pid::this();
     let enter = || {
         by_default(Signal::SIGPIPE)?;
