@@ -1,35 +1,111 @@
 -- Chooses the node for each new connection, and holds the connection until there is one, for 2 s at most.
 -- HAProxy's own rules would look again only when a wait ends.
+--
+-- A node gets users if its check has passed and its UI accepts a connection now. A machine that has just
+-- died still passes by its last check for some seconds.
 
--- The node that users are on, if it is known, and when somebody looked last, in milliseconds.
-local current, looked = nil, 0
+-- All times are in milliseconds.
+local HOLD_LIMIT = 2000
+local POLL_INTERVAL = 20
+-- The time that a UI has to accept a connection. In a network, it takes a few.
+local CONNECT_LIMIT = 400
+-- One connection to a UI serves everybody who comes within this time.
+local PROBE_LIFE = 100
 
-local function look(txn)
-    local function is_up(name) return name and txn.sf:srv_is_up("role/" .. name) == "1" end
-    -- All users stay on one node while it is up, also if another one answers 200 as well.
-    if is_up(current) then return end
+-- By the names of the servers; see the end.
+local nodes = {}
+
+-- The node that users are on, if it is known; and the one that new connections get now.
+local current, ready
+
+-- When those who wait chose last.
+local chosen_at = 0
+
+local function now()
+    local time = core.now()
+    return time.sec * 1000 + time.usec / 1000
+end
+
+-- A clock that was put back must not make anybody wait for it.
+local function has_passed(span, start)
+    local elapsed = now() - start
+    return elapsed < 0 or elapsed >= span
+end
+
+-- Whether the UI accepts a connection: true, false, or nil while somebody else asks it.
+local function accepts_a_connection(node, limit)
+    if not has_passed(PROBE_LIFE, node.known_at) then return node.accepts end
+    -- If the one who asks has left, nobody gets its result. So others ask again after this time.
+    if not has_passed(PROBE_LIFE, node.asked_at) then return nil end
+
+    node.asked_at = now()
+    local socket = core.tcp()
+    socket:settimeout(math.max(limit, 1) / 1000)
+    local connected = socket:connect(node.server:get_addr())
+    socket:close()
+    node.accepts, node.known_at = connected ~= nil, now()
+    return node.accepts
+end
+
+-- The nodes that may get users, the best one first.
+local function candidates(txn)
+    -- The old process after a reload counts no server as up.
+    if txn.sf:stopping() == "1" then return { current } end
+
     local leader = txn:get_var("proc.leader")
-    for name, server in pairs(core.backends.role.servers) do
-        -- A server that was not checked yet is up, too. The last one that passed may have lost a check since.
-        if is_up(name) and (name == leader or server:get_stats().check_status:find("L4OK")) then
-            current = name
-            return
+    local best, others = {}, {}
+    for name, node in pairs(nodes) do
+        if txn.sf:srv_is_up("role/" .. name) == "1" then
+            -- A server that was not checked yet is up, too. The last one that passed may have lost a check since.
+            local passed = (node.server:get_stats().check_status or ""):find("L4OK")
+            -- All users stay on one node while it is up, also if another one answers 200 as well.
+            if node == current then
+                table.insert(best, 1, node)
+            elseif name == leader then
+                table.insert(best, node)
+            elseif passed then
+                table.insert(others, node)
+            end
         end
     end
-    -- The old process after a reload counts no server as up.
-    if txn.sf:stopping() ~= "1" then current = nil end
+    for _, node in ipairs(others) do table.insert(best, node) end
+    return best
+end
+
+local function first_that_accepts(list, limit)
+    for _, node in ipairs(list) do
+        local accepts = accepts_a_connection(node, limit)
+        if accepts then return node end
+        if accepts == nil then return nil end
+    end
+end
+
+-- Nobody is held for longer than `time_left`.
+local function choose(txn, time_left)
+    local list = candidates(txn)
+    ready = first_that_accepts(list, math.min(time_left, CONNECT_LIMIT))
+    if ready or #list == 0 then current = ready end
 end
 
 core.register_action("find_leader", { "tcp-req" }, function(txn)
-    for try = 1, 100 do
-        local now = core.now()
-        now = now.sec * 1000 + now.usec / 1000
-        -- Those who wait look together: with a look each, a crowd would keep all processors busy.
-        if try == 1 or now - looked >= 20 then
-            look(txn)
-            looked = now
+    local start = now()
+    choose(txn, HOLD_LIMIT)
+    while not ready and not has_passed(HOLD_LIMIT, start) do
+        -- A much shorter sleep can be lost: then HAProxy wakes the action up when the inspect-delay ends.
+        core.msleep(POLL_INTERVAL)
+        -- Those who wait choose together: with a choice each, a crowd would keep the processor busy.
+        if has_passed(POLL_INTERVAL, chosen_at) then
+            chosen_at = now()
+            choose(txn, HOLD_LIMIT - (now() - start))
         end
-        if current then return txn:set_var("txn.node", current) end
-        core.msleep(20)
+    end
+    if ready then txn:set_var("txn.node", ready.name) end
+end)
+
+-- HAProxy 3.1.1 to 3.2.3 crash after a loop over their servers that was left before its end. This one runs
+-- once, and to its end.
+core.register_init(function()
+    for name, server in pairs(core.backends.role.servers) do
+        nodes[name] = { name = name, server = server, asked_at = 0, known_at = 0 }
     end
 end)
