@@ -1,13 +1,15 @@
 //! Clients of a check, and the responders that serve them.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{PATIENCE, wait_until, waits_for_a_verdict};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+
+use crate::cluster::{GET, PATIENCE, wait_until, waits_for_a_verdict};
 
 /// Starts `command` with a new connection as all three standard descriptors.
 pub fn connect(command: &mut Command) -> Client {
@@ -113,4 +115,24 @@ pub fn receive(stream: &mut TcpStream) -> String {
         .read_to_string(&mut answer)
         .expect("the connection ends in good order");
     answer
+}
+
+/// A request that comes from this address.
+pub fn ask_from(own: Ipv4Addr, to: SocketAddrV4) -> TcpStream {
+    let client = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    let [a, b, c, d] = own.octets();
+    socket::bind(client.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
+    socket::connect(client.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
+    let mut client = TcpStream::from(client);
+    // One that is turned away may be gone already.
+    let _ = client.write_all(GET);
+    client
+}
+
+/// Whether the other side has closed this connection, also if it has sent something before.
+pub fn is_closed(client: &TcpStream) -> bool {
+    client.set_nonblocking(true).unwrap();
+    let end = client.peek(&mut [0]);
+    client.set_nonblocking(false).unwrap();
+    !end.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }

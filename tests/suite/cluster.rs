@@ -18,7 +18,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-pub use crate::client::{Client, ask, connect, exits, receive, requesting, try_connect, wait_until_all_but_one_wait};
+pub use crate::client::{
+    Client, ask, ask_from, connect, exits, is_closed, receive, requesting, try_connect, wait_until_all_but_one_wait,
+};
 
 /// The longest time that the tests wait for anything. A busy machine may need much of it.
 pub const PATIENCE: Duration = Duration::from_secs(40);

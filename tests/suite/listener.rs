@@ -3,18 +3,18 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+use nix::sys::socket;
 use nix::unistd::Pid;
 
 use crate::cluster::{
-    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, ask, binary, exits, parent, processes, receive, starting, unknown,
-    wait_until, with_own_fault,
+    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, ask, ask_from, binary, exits, is_closed, parent, processes, receive,
+    starting, unknown, wait_until, with_own_fault,
 };
 use crate::late::with_disk;
 
@@ -66,18 +66,6 @@ impl Lent {
 
 fn children(of: u32) -> Vec<u32> {
     processes().filter(|pid| parent(*pid) == Some(of)).collect()
-}
-
-/// A request that comes from this address.
-fn ask_from(own: Ipv4Addr, to: SocketAddrV4) -> TcpStream {
-    let client = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    let [a, b, c, d] = own.octets();
-    socket::bind(client.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
-    socket::connect(client.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
-    let mut client = TcpStream::from(client);
-    // One that is turned away may be gone already.
-    let _ = client.write_all(GET);
-    client
 }
 
 #[test]
@@ -133,16 +121,7 @@ fn one_address_gets_100_processes_and_keeps_nobody_else_out() {
         .map(|_| ask_from(Ipv4Addr::new(10, 0, 0, 2), lent.address))
         .collect();
     wait_until("the others are turned away", || {
-        let mut end = [0];
-        let is_closed = |client: &&TcpStream| {
-            client.set_nonblocking(true).unwrap();
-            let closed = !client
-                .peek(&mut end)
-                .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
-            client.set_nonblocking(false).unwrap();
-            closed
-        };
-        greedy.iter().filter(is_closed).count() == 10
+        greedy.iter().filter(|client| is_closed(client)).count() == 10
     });
     assert_eq!(lent.checks().len(), 100);
     let modest = ask_from(Ipv4Addr::new(10, 0, 0, 10), lent.address);

@@ -13,9 +13,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cluster::{
-    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, TIMEOUT, ask, binary, in_namespaces, loopback, parent, project,
-    receive, simulated_s9s, unknown, wait_until,
+    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, TIMEOUT, ask, ask_from, binary, in_namespaces, is_closed, loopback,
+    parent, project, receive, simulated_s9s, unknown, wait_until,
 };
+
+/// A line of the deployed service file.
+const LIMIT_BY_ADDRESS: &str = "per_source      = 100\n";
 
 /// A running xinetd that serves one node on a loopback address of its own.
 pub struct Xinetd<'a> {
@@ -41,7 +44,13 @@ impl<'a> Xinetd<'a> {
             let (body, _) = service.rsplit_once('}').unwrap();
             service = format!("{body}server_args = {arguments}\n}}\n");
         }
-        Xinetd::serve(ip, node, &service)
+        // All clients of a test have one address; one_address_can_have_100_checks_at_once has the limit.
+        assert!(service.contains(LIMIT_BY_ADDRESS));
+        Xinetd::serve(
+            ip,
+            node,
+            &service.replace(LIMIT_BY_ADDRESS, "per_source      = UNLIMITED\n"),
+        )
     }
 
     /// Starts it with a service file, on a machine whose /etc/services has the article's line.
@@ -131,6 +140,28 @@ fn curl_gets_each_state_byte_for_byte() {
         let (head, _) = expected.split_once("<html>").unwrap();
         assert_eq!(xinetd.curl(&["--head"]), head);
     }
+}
+
+#[test]
+fn one_address_can_have_100_checks_at_once_and_keeps_nobody_else_out() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let service = fs::read_to_string(project().join("deploy/xinetd/cmonhachk")).unwrap();
+    let service = service.replace("= cmonhachk\n", "= root\n");
+    let xinetd = Xinetd::serve(loopback(), cluster.leader(), &service);
+
+    let greedy: Vec<_> = (0..110)
+        .map(|_| ask_from(Ipv4Addr::new(127, 0, 0, 2), xinetd.address))
+        .collect();
+    wait_until("the others are turned away", || {
+        greedy.iter().filter(|client| is_closed(client)).count() == 10
+    });
+    assert_eq!(xinetd.responders().len(), 100);
+    let mut modest = ask_from(Ipv4Addr::new(127, 0, 0, 3), xinetd.address);
+    wait_until("another address is served", || xinetd.responders().len() == 101);
+
+    cluster.open_gate();
+    assert_eq!(receive(&mut modest), LEADER);
 }
 
 #[test]

@@ -141,7 +141,7 @@ impl Node {
         self.run(
             "cd /etc; find haproxy keepalived systemd/system -type f -o -type l | sort | xargs stat --format '%n %i %a %U %.9Y'
              systemctl show --property MainPID,ActiveState,UnitFileState haproxy keepalived cmonhachk-front
-             pgrep --list-full haproxy; ip -o -4 addr; ls -d /run/cmonhachk-front /run/cmonhachk-front.weight",
+             pgrep --list-full haproxy; ip -o -4 addr; ls -d /run/cmonhachk-front /run/keepalived-cmonhachk/*",
         )
     }
 }
