@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Makes the root of another Debian, once: target/roots/SUITE, with systemd and the downloaded packages
-# of what tests install. For the suite arm64, it is Debian 12 for that processor, with its kernel. Needs root,
-# and the mirror that apt uses here.
+# of what tests install. For the suite arm64, it is Debian 12 for that processor, with its kernel. SUITE-front
+# is a copy of SUITE with HAProxy, keepalived, and what their tests need. Needs root, and the mirror that apt
+# uses here.
 #
-#     tests/root.sh SUITE
+#     tests/root.sh SUITE[-front]
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -19,7 +20,24 @@ root=$PWD/target/roots/$suite
 mkdir -p target/roots
 exec 9>"$root.lock"
 flock 9
+if [[ $suite = *-front ]]; then
+    packages=haproxy,keepalived,xinetd,socat,faketime
+    later=("for $suite")
+fi
 if [ "$(cat "$root/complete" 2>/dev/null)" = "$packages ${later[*]}" ]; then exit; fi
+
+copy() {
+    rm -rf "$root" &&
+        cp -a "${root%-front}" "$root" &&
+        rm "$root/complete" &&
+        # No daemon starts in a root that is not booted (Debian policy, section 9.3.3.1).
+        printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" &&
+        chmod 755 "$root/usr/sbin/policy-rc.d" &&
+        chroot "$root" apt-get update --quiet &&
+        DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install --yes --quiet --no-install-recommends ${packages//,/ } &&
+        rm "$root/usr/sbin/policy-rc.d"
+}
+
 provide debootstrap:debootstrap
 options=()
 if [ "$suite" = arm64 ]; then
@@ -41,6 +59,10 @@ make() {
         chroot "$root" apt-get clean &&
         chroot "$root" apt-get install --yes --quiet --no-install-recommends --download-only "${later[@]}"
 }
+if [[ $suite = *-front ]]; then
+    "$PWD/tests/root.sh" "${suite%-front}"
+    make() { copy; }
+fi
 # The mirror may be busy for a moment.
 for pause in 10 30 0; do
     if made=$(make 2>&1); then break; fi

@@ -39,6 +39,8 @@ unpack() { # NAME VERSION
 
 # As Debian builds it, without OpenTracing.
 build_haproxy() {
+    # 2.4.0 is older than OpenSSL 3, where this is no constant of the preprocessor.
+    sed -i 's/^#if SSL_OP_NO_TLSv1_3$/#ifdef SSL_OP_NO_TLSv1_3/' src/ssl_sock.c
     make -j2 TARGET=linux-glibc USE_PCRE2=1 USE_PCRE2_JIT=1 USE_OPENSSL=1 USE_LUA=1 USE_SLZ=1 USE_SYSTEMD=1 USE_PROMEX=1
     mv haproxy ..
 }
