@@ -14,7 +14,18 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::cluster::{AtEnd, Cluster, Folder, PATIENCE, loopback, once_in_a_while, project, wait_until};
 use crate::haproxy::Haproxy;
+use crate::versions::{Versions, on_each_system};
 use crate::xinetd::Xinetd;
+
+on_each_system! {
+    the_deployed_configuration_and_the_one_for_a_pool_are_valid_without_a_warning,
+    in_every_transition_the_right_node_is_up_and_nobody_is_stuck,
+    while_two_nodes_answer_200_users_are_sent_to_one_of_them_alone,
+    one_lost_check_in_ten_takes_nobody_down,
+    when_every_s9s_hangs_nobody_is_up_and_the_statistics_say_why,
+    users_are_not_sent_to_a_leader_whose_ui_is_down,
+    nobody_is_sent_to_a_follower_or_away_while_haproxy_reloads,
+}
 
 /// A node's UI: sends the node's name to each client, and keeps the session open.
 pub struct Ui {
@@ -87,12 +98,22 @@ pub const NAMES: [&str; 3] = ["node1", "node2", "node3"];
 impl<'a> Site<'a> {
     /// Starts it with the deployed haproxy.cfg. Only the addresses and the path of the stats socket are
     /// filled in, and `adapt` changes what the test does not check.
-    pub fn start(cluster: &'a Cluster, arguments: &str, adapt: impl Fn(String) -> String) -> Site<'a> {
-        Site::start_on([cluster; 3], arguments, adapt)
+    pub fn start(
+        versions: &Versions,
+        cluster: &'a Cluster,
+        arguments: &str,
+        adapt: impl Fn(String) -> String,
+    ) -> Site<'a> {
+        Site::start_on(versions, [cluster; 3], arguments, adapt)
     }
 
     /// The same, with a separate s9s for each node.
-    pub fn start_on(clusters: [&'a Cluster; 3], arguments: &str, adapt: impl Fn(String) -> String) -> Site<'a> {
+    pub fn start_on(
+        versions: &Versions,
+        clusters: [&'a Cluster; 3],
+        arguments: &str,
+        adapt: impl Fn(String) -> String,
+    ) -> Site<'a> {
         let cluster = clusters[0];
         let addresses = ["10.0.0.101", "10.0.0.102", "10.0.0.103"];
         let nodes: Vec<Xinetd<'_>> = clusters
@@ -115,7 +136,7 @@ impl<'a> Site<'a> {
             .replace("bind :", &format!("bind {ip}:"))
             .replace("/run/haproxy/admin.sock", &socket)
             .replace("/usr/share/cmonhachk", LUA);
-        let haproxy = Haproxy::start(&cluster.folder, &adapt(configuration));
+        let haproxy = Haproxy::start(versions, &cluster.folder, &adapt(configuration));
         let site = Site {
             haproxy,
             front: SocketAddrV4::new(ip, 81),
@@ -152,36 +173,35 @@ impl<'a> Site<'a> {
 }
 
 /// Asserts that HAProxy accepts the configuration without a warning.
-fn is_valid(configuration: &str) {
+fn is_valid(versions: &Versions, configuration: &str) {
     let folder = Folder::new();
     let file = folder.write("haproxy.cfg", configuration);
-    let output = Command::new("haproxy").arg("-c").arg("-f").arg(file).output().unwrap();
+    let output = versions.haproxy().arg("-c").arg("-f").arg(file).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
     assert_eq!(said, "Configuration file is valid\n");
     assert_eq!(output.status.code(), Some(0));
 }
 
-#[test]
-fn the_deployed_configuration_and_the_one_for_a_pool_are_valid_without_a_warning() {
+fn the_deployed_configuration_and_the_one_for_a_pool_are_valid_without_a_warning(versions: &Versions) {
     let configuration = fs::read_to_string(project().join("deploy/haproxy/haproxy.cfg")).unwrap();
-    is_valid(&configuration.replace("/usr/share/cmonhachk", LUA));
+    is_valid(versions, &configuration.replace("/usr/share/cmonhachk", LUA));
     let operations = fs::read_to_string(project().join("deploy/README.md")).unwrap();
     let pool = operations
         .split("```\n")
         .find(|block| block.starts_with("listen ui\n"))
         .unwrap();
-    is_valid(&format!(
-        "defaults\n    timeout connect 2s\n    timeout client 3h\n    timeout server 3h\n{pool}"
-    ));
+    is_valid(
+        versions,
+        &format!("defaults\n    timeout connect 2s\n    timeout client 3h\n    timeout server 3h\n{pool}"),
+    );
 }
 
-#[test]
-fn in_every_transition_the_right_node_is_up_and_nobody_is_stuck() {
+fn in_every_transition_the_right_node_is_up_and_nobody_is_stuck(versions: &Versions) {
     let clusters = [Cluster::new(), Cluster::new(), Cluster::new()];
     let file = clusters[0].folder.join("maintenance");
     let arguments = format!("{DEPLOYED} --maintenance {}", file.display());
     let all = [&clusters[0], &clusters[1], &clusters[2]];
-    let mut site = Site::start_on(all, &arguments, |configuration| configuration);
+    let mut site = Site::start_on(versions, all, &arguments, |configuration| configuration);
     let leads = |address: &str| clusters.iter().for_each(|cluster| cluster.leads(address));
     let becomes = |site: &Site<'_>, step: &str, up: &[&str]| {
         wait_until(step, || site.up() == up);
@@ -242,10 +262,9 @@ fn in_every_transition_the_right_node_is_up_and_nobody_is_stuck() {
     becomes(&site, "maintenance is over", &["node3"]);
 }
 
-#[test]
-fn while_two_nodes_answer_200_users_are_sent_to_one_of_them_alone() {
+fn while_two_nodes_answer_200_users_are_sent_to_one_of_them_alone(versions: &Versions) {
     let cluster = Cluster::new();
-    let site = Site::start(&cluster, "", patient);
+    let site = Site::start(versions, &cluster, "", patient);
     assert_eq!(site.user_gets().as_deref(), Some("node1"));
     // A follower gets the leader's address, as if it were a second cluster's leader: now two nodes lead.
     cluster
@@ -270,11 +289,10 @@ fn while_two_nodes_answer_200_users_are_sent_to_one_of_them_alone() {
     }
 }
 
-#[test]
-fn one_lost_check_in_ten_takes_nobody_down() {
+fn one_lost_check_in_ten_takes_nobody_down(versions: &Versions) {
     let cluster = Cluster::new();
     // Checks five times as often as deployed, so that it takes less than a minute.
-    let site = Site::start(&cluster, "--max-age 0.2", |configuration| {
+    let site = Site::start(versions, &cluster, "--max-age 0.2", |configuration| {
         let spans = "inter 1s fastinter 1010ms downinter 250ms";
         assert!(configuration.contains(spans));
         patient(configuration.replace(spans, "inter 200ms fastinter 220ms downinter 200ms"))
@@ -290,10 +308,9 @@ fn one_lost_check_in_ten_takes_nobody_down() {
     assert_eq!(site.up(), ["node1"]);
 }
 
-#[test]
-fn when_every_s9s_hangs_nobody_is_up_and_the_statistics_say_why() {
+fn when_every_s9s_hangs_nobody_is_up_and_the_statistics_say_why(versions: &Versions) {
     let cluster = Cluster::new();
-    let site = Site::start(&cluster, DEPLOYED, |configuration| configuration);
+    let site = Site::start(versions, &cluster, DEPLOYED, |configuration| configuration);
     cluster.behaves("hang");
     wait_until("nobody is up", || site.up().is_empty());
     assert_eq!(site.user_gets(), None);
@@ -319,10 +336,9 @@ fn when_every_s9s_hangs_nobody_is_up_and_the_statistics_say_why() {
     wait_until("users get there", || site.user_gets().as_deref() == Some("node1"));
 }
 
-#[test]
-fn users_are_not_sent_to_a_leader_whose_ui_is_down() {
+fn users_are_not_sent_to_a_leader_whose_ui_is_down(versions: &Versions) {
     let cluster = Cluster::new();
-    let mut site = Site::start(&cluster, "", patient);
+    let mut site = Site::start(versions, &cluster, "", patient);
     let ip = *site.uis.remove(0).address.ip();
     wait_until("the leader is down", || site.up().is_empty());
     assert_eq!(site.user_gets(), None);
@@ -331,10 +347,9 @@ fn users_are_not_sent_to_a_leader_whose_ui_is_down() {
     assert_eq!(site.user_gets().as_deref(), Some("node1"));
 }
 
-#[test]
-fn nobody_is_sent_to_a_follower_or_away_while_haproxy_reloads() {
+fn nobody_is_sent_to_a_follower_or_away_while_haproxy_reloads(versions: &Versions) {
     let clusters = [Cluster::new(), Cluster::new(), Cluster::new()];
-    let site = Site::start_on(clusters.each_ref(), DEPLOYED, |configuration| configuration);
+    let site = Site::start_on(versions, clusters.each_ref(), DEPLOYED, |configuration| configuration);
     // node3 is checked last, and node1 answers late, so that HAProxy counts it as up for a while.
     clusters.iter().for_each(|cluster| cluster.leads("10.0.0.103"));
     wait_until("the leader is up", || site.up() == ["node3"]);

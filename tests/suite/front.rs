@@ -16,10 +16,16 @@ use site::*;
 
 use crate::cluster::{AtEnd, Folder, project, wait_until};
 use crate::node::DEB;
+use crate::versions::{Versions, on_each_system};
 
-#[test]
-fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
-    let site = Site::boot();
+on_each_system! {
+    one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs,
+    nobody_waits_long_for_a_dead_leader,
+    what_an_operator_has_is_neither_changed_nor_restarted,
+}
+
+fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs(versions: &Versions) {
+    let site = Site::boot(versions);
     let version = site.nodes[1].succeeds("--version");
     assert_eq!(version, format!("cmonhachk {}\n0\n", env!("CARGO_PKG_VERSION")));
     assert_eq!(site.nodes[1].succeeds("-h"), site.nodes[1].succeeds("--help"));
@@ -125,9 +131,8 @@ fn one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs() {
     assert!(!replies.keys().flatten().any(|name| name != "node2"), "{replies:?}");
 }
 
-#[test]
-fn nobody_waits_long_for_a_dead_leader() {
-    let site = Site::boot();
+fn nobody_waits_long_for_a_dead_leader(versions: &Versions) {
+    let site = Site::boot(versions);
     for node in &site.nodes {
         node.succeeds(SITE);
     }
@@ -239,7 +244,7 @@ const STRANGER: &str = "vrrp_instance stranger {\n interface switch\n virtual_ro
 
 #[test]
 fn a_new_node_that_the_others_do_not_know_is_told_so_and_serves_when_they_do() {
-    let site = Site::boot();
+    let site = Site::boot(&Versions::usual());
     for node in &site.nodes[..2] {
         node.succeeds("10.0.0.130 10.0.0.101 10.0.0.102");
     }
@@ -295,9 +300,8 @@ const KEEPALIVED_CONF: &str = "global_defs {\n    vrrp_version 2\n}\n\tinclude o
     script \"killall -0 haproxy\"\n    weight 2\n}\nvrrp_instance own {\n    track_script {\n        own\n    }\n    interface eth1\n    \
     virtual_router_id 7\n    priority 100\n    virtual_ipaddress {\n        10.0.0.77/24\n    }\n}";
 
-#[test]
-fn what_an_operator_has_is_neither_changed_nor_restarted() {
-    let site = Site::boot();
+fn what_an_operator_has_is_neither_changed_nor_restarted(versions: &Versions) {
+    let site = Site::boot(versions);
     let node = &site.nodes[0];
     node.run(&format!(
         "touch /etc/keepalived/keepalived.conf.new; cat >/etc/haproxy/haproxy.cfg <<'END'\n{HAPROXY_CFG}END\nprintf '%s' '{KEEPALIVED_CONF}' >/etc/keepalived/keepalived.conf
@@ -355,7 +359,7 @@ fn what_an_operator_has_is_neither_changed_nor_restarted() {
 
 #[test]
 fn a_run_that_is_interrupted_is_finished_by_the_next_one_and_two_wait_for_each_other() {
-    let site = Site::boot();
+    let site = Site::boot(&Versions::usual());
     let node = &site.nodes[1];
     node.run("mv /usr/bin/systemctl /usr/bin/systemctl.real");
     // Makes systemctl do something before its work, if its arguments begin with `arguments`.
@@ -463,7 +467,7 @@ const REFUSAL_SHELL: &str = r#"
 
 #[test]
 fn it_refuses_with_the_cause_before_it_changes_anything() {
-    let site = Site::boot();
+    let site = Site::boot(&Versions::usual());
     let node = &site.nodes[0];
     let before = node.state();
     // It asks by its own settings alone.

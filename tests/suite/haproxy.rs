@@ -5,11 +5,12 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
 use crate::cluster::{Cluster, Daemon, Folder, PATIENCE, parent, processes, wait_until};
+use crate::versions::Versions;
 use crate::xinetd::Xinetd;
 
 /// A running HAProxy.
@@ -21,11 +22,12 @@ pub struct Haproxy {
 
 impl Haproxy {
     /// Starts it with a configuration whose stats socket is the file `stats` in `folder`.
-    pub fn start(folder: &Folder, configuration: &str) -> Haproxy {
+    pub fn start(versions: &Versions, folder: &Folder, configuration: &str) -> Haproxy {
         let (socket, log) = (folder.join("stats"), folder.join("haproxy.log"));
         let configuration = folder.write("haproxy.cfg", configuration);
         let said = fs::File::create(&log).unwrap();
-        let process = Command::new("haproxy")
+        let process = versions
+            .haproxy()
             .args(["-Ws", "-f"])
             .arg(configuration)
             .stdin(Stdio::null())
@@ -105,7 +107,7 @@ fn the_leader_is_up_and_the_others_are_down_and_no_check_is_misread() {
         cluster.folder.join("stats").display(),
         servers.concat()
     );
-    let haproxy = Haproxy::start(&cluster.folder, &configuration);
+    let haproxy = Haproxy::start(&Versions::usual(), &cluster.folder, &configuration);
     // Every check of the leader needs a run, so the runs count its checks.
     for count in (10..=100).step_by(10) {
         wait_until("the leader was checked ten more times", || cluster.runs() >= count);

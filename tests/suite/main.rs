@@ -36,4 +36,5 @@ mod syslog;
 mod systemd;
 mod texts;
 mod together;
+mod versions;
 mod xinetd;

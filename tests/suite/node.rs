@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::cluster::{AtEnd, Folder, GET, LEADER, project, wait_until};
 use crate::systemd::Systemd;
+use crate::versions::root;
 
 /// Puts into the root, before it boots: the packages, a simulated cluster that the node leads, and the
 /// operator's own program, which answers as well.
@@ -53,10 +54,8 @@ pub struct Node {
 
 impl Node {
     pub fn boot(suite: &str) -> Node {
-        let mut root = Command::new(project().join("tests/root.sh"));
-        assert!(root.arg(suite).status().unwrap().success(), "no root for {suite}");
+        let root = root(suite);
         let folder = Folder::new();
-        let root = project().join("target/roots").join(suite);
         let prepare = format!("set -- {}\n{PREPARE}", project().display());
         let systemd = Systemd::boot_root(&folder, &root, "multi-user.target", &prepare);
         Node {

@@ -78,9 +78,14 @@ pub struct Systemd {
 impl Systemd {
     /// Boots this machine's systemd, with only the journal and the deployed units.
     pub fn boot(cluster: &Cluster) -> Systemd {
+        Systemd::boot_on(cluster, Path::new("/"), "")
+    }
+
+    /// The same on another root, in which the shell command `further` is run as well before.
+    pub fn boot_on(cluster: &Cluster, root: &Path, further: &str) -> Systemd {
         let words = [cluster.folder.path(), project(), Path::new(binary())].map(|path| path.display().to_string());
-        let prepare = format!("set -- {}\n{PREPARE}", words.join(" "));
-        let systemd = Systemd::boot_root(&cluster.folder, Path::new("/"), "check.target", &prepare);
+        let prepare = format!("set -- {}\n{PREPARE}{further}", words.join(" "));
+        let systemd = Systemd::boot_root(&cluster.folder, root, "check.target", &prepare);
         wait_until("systemd listens on the port", || {
             systemd.run("systemctl is-active cmonhachk.socket") == "active\n"
         });

@@ -11,11 +11,12 @@ use crate::cluster::{Cluster, PATIENCE, wait_until};
 use crate::failover::{DEPLOYED, NAMES, Site};
 use crate::pauses::{Pauses, unless_paused};
 use crate::scale::amount;
+use crate::versions::Versions;
 
 #[test]
 fn users_are_on_the_new_leader_within_three_seconds_and_stay_there() {
     let cluster = Cluster::new();
-    let site = Site::start(&cluster, DEPLOYED, |configuration| configuration);
+    let site = Site::start(&Versions::usual(), &cluster, DEPLOYED, |configuration| configuration);
     let (mut old, mut new) = ("node1", "node2");
     unless_paused(|| {
         let (mut session, name) = site.visit().unwrap();
@@ -47,7 +48,7 @@ fn users_are_on_the_new_leader_within_three_seconds_and_stay_there() {
 #[test]
 fn users_who_are_held_go_on_when_haproxy_has_found_the_leader() {
     let cluster = Cluster::new();
-    let site = Site::start(&cluster, DEPLOYED, |configuration| configuration);
+    let site = Site::start(&Versions::usual(), &cluster, DEPLOYED, |configuration| configuration);
     let mut late = Vec::new();
     for round in 0..amount("CMONHACHK_FAILOVERS", 4, 10) {
         let new = ["node2", "node1"][round % 2];
@@ -89,7 +90,7 @@ fn users_who_are_held_go_on_when_haproxy_has_found_the_leader() {
 #[test]
 fn without_a_leader_a_user_is_held_for_two_seconds() {
     let cluster = Cluster::new();
-    let site = Site::start(&cluster, DEPLOYED, |configuration| configuration);
+    let site = Site::start(&Versions::usual(), &cluster, DEPLOYED, |configuration| configuration);
     cluster.leads("nobody");
     wait_until("nobody leads", || site.up().is_empty());
     unless_paused(|| {
@@ -119,7 +120,7 @@ enum Failover {
 fn fail_over(kind: Failover, count: usize) -> Vec<(Duration, usize)> {
     let clusters = [Cluster::new(), Cluster::new(), Cluster::new()];
     let all = [&clusters[0], &clusters[1], &clusters[2]];
-    let site = Site::start_on(all, DEPLOYED, |configuration| configuration);
+    let site = Site::start_on(&Versions::usual(), all, DEPLOYED, |configuration| configuration);
     let pauses = Pauses::watch();
     let addresses = ["10.0.0.101", "10.0.0.102", "10.0.0.103"];
     let (mut figures, mut disturbed) = (Vec::new(), Vec::new());

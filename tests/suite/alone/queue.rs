@@ -17,6 +17,7 @@ use crate::cluster::{AtEnd, Cluster, Daemon, GET, LEADER, Node, binary, parent, 
 use crate::failover::{DEPLOYED, Site};
 use crate::late::{script, with_disk};
 use crate::pauses::unless_paused;
+use crate::versions::Versions;
 
 /// What happens to the check that runs s9s, a second after it got the lock.
 #[derive(Clone, Copy, Debug)]
@@ -219,7 +220,7 @@ fn users_are_on_the_leader_within_three_seconds_after_its_controller_is_well() {
     unless_paused(|| {
         let cluster = Cluster::new();
         cluster.behaves("slow 0.45");
-        let site = Site::start(&cluster, DEPLOYED, |configuration| configuration);
+        let site = Site::start(&Versions::usual(), &cluster, DEPLOYED, |configuration| configuration);
         cluster.behaves("hang");
         wait_until("nobody is sent to a node", || site.up().is_empty());
         wait_until("s9s hangs", || holder(&cluster).is_some());

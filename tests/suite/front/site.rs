@@ -16,6 +16,7 @@ pub use crate::failover::NAMES;
 use crate::failover::Ui;
 use crate::node::DEB;
 use crate::systemd::Systemd;
+use crate::versions::Versions;
 
 pub const VIRTUAL: &str = "10.0.0.130";
 pub const SITE: &str = "10.0.0.130 10.0.0.101 10.0.0.102 10.0.0.103";
@@ -92,11 +93,11 @@ pub struct Node {
 
 impl Node {
     /// Boots it, and installs the package.
-    pub fn boot(network: &Network, name: &'static str) -> Node {
+    pub fn boot(network: &Network, name: &'static str, versions: &Versions) -> Node {
         let number = 100 + name[4..].parse::<u8>().unwrap();
         let cluster = Cluster::new();
         cluster.leads("10.0.0.102");
-        let systemd = Systemd::boot(&cluster);
+        let systemd = Systemd::boot_on(&cluster, &versions.root(), &versions.prepare());
         let pid = systemd.first_process().unwrap();
         network.ip(&format!("link add {name} type veth peer name eth1 netns {pid}"));
         network.ip(&format!("link set {name} master switch up"));
@@ -153,10 +154,10 @@ pub struct Site {
 
 impl Site {
     /// Boots the nodes; the second one leads.
-    pub fn boot() -> Site {
+    pub fn boot(versions: &Versions) -> Site {
         let network = Network::new();
         let nodes = thread::scope(|scope| {
-            let boots = NAMES.map(|name| scope.spawn(|| Node::boot(&network, name)));
+            let boots = NAMES.map(|name| scope.spawn(|| Node::boot(&network, name, versions)));
             boots.map(|boot| boot.join().unwrap()).into()
         });
         Site { nodes, network }
