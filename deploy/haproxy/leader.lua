@@ -41,7 +41,7 @@ local function accepts_a_connection(node, limit)
     node.asked_at = now()
     local socket = core.tcp()
     socket:settimeout(math.max(limit, 1) / 1000)
-    local connected = socket:connect(node.server:get_addr())
+    local connected = socket:connect(node.address)
     socket:close()
     node.accepts, node.known_at = connected ~= nil, now()
     return node.accepts
@@ -53,17 +53,19 @@ local function candidates(txn)
     if txn.sf:stopping() == "1" then return { current } end
 
     local leader = txn:get_var("proc.leader")
+    -- The configuration of version 0.1.0 does not have it.
+    local passed = txn:get_var("proc.passed") or 0
     local best, others = {}, {}
     for name, node in pairs(nodes) do
-        if txn.sf:srv_is_up("role/" .. name) == "1" then
-            -- A server that was not checked yet is up, too. The last one that passed may have lost a check since.
-            local passed = (node.server:get_stats().check_status or ""):find("L4OK")
+        -- A server that was not checked yet is up, too.
+        local was_checked = node == current or name == leader or passed & node.bit ~= 0
+        if was_checked and txn.sf:srv_is_up("role/" .. name) == "1" then
             -- All users stay on one node while it is up, also if another one answers 200 as well.
             if node == current then
                 table.insert(best, 1, node)
             elseif name == leader then
                 table.insert(best, node)
-            elseif passed then
+            else
                 table.insert(others, node)
             end
         end
@@ -106,6 +108,8 @@ end)
 -- once, and to its end.
 core.register_init(function()
     for name, server in pairs(core.backends.role.servers) do
-        nodes[name] = { name = name, server = server, asked_at = 0, known_at = 0 }
+        -- HAProxy before 2.8 has only the field, and 3.2 warns of it.
+        local bit = math.tointeger(server.get_puid and server:get_puid() or server.puid)
+        nodes[name] = { name = name, bit = bit, address = server:get_addr(), asked_at = 0, known_at = 0 }
     end
 end)
