@@ -7,4 +7,5 @@ mod flood;
 mod history;
 mod load;
 mod queue;
+mod rows;
 mod stale;

@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ pub struct Ui {
     pub address: SocketAddrV4,
     socket: TcpListener,
     listener: Option<JoinHandle<()>>,
+    stands_still: Arc<AtomicBool>,
 }
 
 impl Ui {
@@ -40,8 +42,13 @@ impl Ui {
         let address = SocketAddrV4::new(ip, 443);
         let socket = TcpListener::bind(address).unwrap();
         let listener = socket.try_clone().unwrap();
+        let stands_still = Arc::<AtomicBool>::default();
+        let is_still = Arc::clone(&stands_still);
         let listener = thread::spawn(move || {
             for session in listener.incoming() {
+                while is_still.load(Ordering::Relaxed) {
+                    thread::sleep(Duration::from_millis(5));
+                }
                 let mut session = match session {
                     Ok(session) => session,
                     // The socket was shut down.
@@ -60,12 +67,19 @@ impl Ui {
             address,
             socket,
             listener: Some(listener),
+            stands_still,
         }
+    }
+
+    /// Makes it answer nobody, while the kernel accepts connections as before, or go on.
+    pub fn freeze(&self, on: bool) {
+        self.stands_still.store(on, Ordering::Relaxed);
     }
 }
 
 impl Drop for Ui {
     fn drop(&mut self) {
+        self.freeze(false);
         // This ends the wait for a session even if this thread could not connect to the address.
         let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
         let _ = self.listener.take().unwrap().join();

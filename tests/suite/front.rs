@@ -3,6 +3,7 @@
 
 mod article;
 pub mod site;
+pub mod users;
 
 use std::fs;
 use std::io::Read;
@@ -13,14 +14,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use site::*;
+use users::{End, Visit, users_during};
 
 use crate::cluster::{AtEnd, Folder, project, wait_until};
 use crate::node::DEB;
+use crate::pauses::Pauses;
 use crate::versions::{Versions, on_each_system};
 
 on_each_system! {
     one_address_leads_to_the_leader_and_stays_on_a_node_whose_haproxy_runs,
     nobody_waits_long_for_a_dead_leader,
+    of_200_connections_around_the_death_of_the_leaders_machine_none_hangs_or_stays_open_in_haproxy,
+    of_200_connections_around_a_standstill_of_the_leaders_machine_none_hangs_or_stays_open_in_haproxy,
     what_an_operator_has_is_neither_changed_nor_restarted,
 }
 
@@ -178,6 +183,60 @@ fn nobody_waits_long_for_a_dead_leader(versions: &Versions) {
         !visits.iter().any(|(.., name)| name.as_deref() == Some("node1")),
         "{visits:?}"
     );
+}
+
+fn of_200_connections_around_the_death_of_the_leaders_machine_none_hangs_or_stays_open_in_haproxy(versions: &Versions) {
+    // Held until there is a leader, then two tries of half a second.
+    nobody_hangs_when(versions, Duration::from_millis(3500), |site| {
+        site.network.ip("link set node2 down");
+    });
+}
+
+fn of_200_connections_around_a_standstill_of_the_leaders_machine_none_hangs_or_stays_open_in_haproxy(
+    versions: &Versions,
+) {
+    // Its kernel still accepts connections. Two checks come within a second each, and each waits for 2 s.
+    nobody_hangs_when(versions, Duration::from_secs(7), |site| {
+        let leader = site.node("node2");
+        leader.freezes_ui(true);
+        leader.freeze(true);
+    });
+}
+
+/// The others elect a new leader at the moment of the fault.
+fn nobody_hangs_when(versions: &Versions, limit: Duration, fault: impl FnOnce(&Site)) {
+    let (site, pauses) = (Site::boot(versions), Pauses::watch());
+    for node in &site.nodes {
+        node.succeeds(SITE);
+    }
+    let (period, start) = (Duration::from_millis(20), Instant::now());
+    let (visits, _) = users_during(&site, period, |_| {
+        thread::sleep(period * 15);
+        fault(&site);
+        for node in [&site.nodes[0], &site.nodes[2]] {
+            node.hears("node3");
+        }
+        // HAProxy notices in this time.
+        thread::sleep(period * 185);
+    });
+    let longest = visits.iter().max_by_key(|visit| visit.took()).unwrap();
+    let count = |is_so: fn(&Visit) -> bool| visits.iter().filter(|visit| is_so(visit)).count();
+    eprintln!(
+        "of {} visits {} were answered and {} hung; the longest took {:.2?}: {:?}",
+        visits.len(),
+        count(Visit::is_answered),
+        count(|visit| visit.end == End::Hung),
+        longest.took(),
+        longest.end
+    );
+    let limit = limit + pauses.between(start, Instant::now());
+    assert!(longest.took() < limit, "{longest:?}");
+    // The leader is still dead, and all users have gone.
+    wait_until("HAProxy has closed all connections", || {
+        let mut connections = [0, 2].into_iter().flat_map(|node| site.nodes[node].connections());
+        !connections.any(|line| line.contains(" src=10.0.0.200:"))
+    });
+    assert_eq!(site.user_gets(VIRTUAL).as_deref(), Some("node3"));
 }
 
 /// The third node does not answer, and the second one has lost parts of its front.

@@ -2,16 +2,20 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
+use nix::unistd::Pid;
 
-use crate::cluster::{AtEnd, Cluster, Daemon, PATIENCE, wait_until};
+use crate::cluster::{AtEnd, Cluster, Daemon, PATIENCE, controllers, wait_until};
 pub use crate::failover::NAMES;
 use crate::failover::Ui;
 use crate::node::DEB;
@@ -87,7 +91,7 @@ impl Drop for Network {
 pub struct Node {
     pub name: &'static str,
     pub systemd: Systemd,
-    _ui: Ui,
+    ui: Mutex<Option<Ui>>,
     _cluster: Cluster,
 }
 
@@ -109,13 +113,85 @@ impl Node {
              rm -f /usr/sbin/policy-rc.d
              dpkg --install {DEB}"
         ));
-        let ui = inside(&format!("/proc/{pid}/ns/net"), || Ui::start([0, 0, 0, 0].into(), name));
-        Node {
+        let node = Node {
             name,
             systemd,
-            _ui: ui,
+            ui: Mutex::default(),
             _cluster: cluster,
+        };
+        node.starts_ui();
+        node
+    }
+
+    /// Starts the UI, unless it runs.
+    pub fn starts_ui(&self) {
+        let network = format!("/proc/{}/ns/net", self.systemd.first_process().unwrap());
+        let start = || inside(&network, || Ui::start([0, 0, 0, 0].into(), self.name));
+        self.ui.lock().unwrap().get_or_insert_with(start);
+    }
+
+    pub fn stops_ui(&self) {
+        self.ui.lock().unwrap().take();
+    }
+
+    /// Replaces a file of the node in one step.
+    pub fn put(&self, path: &str, text: &str) {
+        let path = self.systemd.root().join(path);
+        let draft = path.with_extension("draft");
+        fs::write(&draft, text).unwrap();
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::rename(draft, path).unwrap();
+    }
+
+    /// From now on, this node's list says that the node with this name leads, or none of the three.
+    pub fn hears(&self, leader: &str) {
+        let leader = leader.replace("node", "10.0.0.10");
+        self.put("opt/cluster/controllers", &controllers(&leader));
+    }
+
+    /// Makes this node's s9s behave in this way; see tests/sim/s9s.
+    pub fn behaves(&self, behaviour: &str) {
+        self.put("opt/cluster/behaviour", &format!("{behaviour}\n"));
+    }
+
+    /// The processes of a service.
+    pub fn processes_of(&self, unit: &str) -> Vec<Pid> {
+        let group = format!("system.slice/{unit}.service/cgroup.procs");
+        let list = fs::read_to_string(self.systemd.control_group.join(group)).unwrap_or_default();
+        list.lines().map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
+    }
+
+    /// Makes the UI accept connections and answer nobody, or go on.
+    pub fn freezes_ui(&self, on: bool) {
+        if let Some(ui) = &*self.ui.lock().unwrap() {
+            ui.freeze(on);
         }
+    }
+
+    /// Stops all processes of the node, but not the UI, or lets them go on.
+    pub fn freeze(&self, on: bool) {
+        let file = self.systemd.control_group.join("cgroup.freeze");
+        fs::write(file, if on { "1" } else { "0" }).unwrap();
+    }
+
+    /// What our HAProxy answers on its admin socket; nothing, if it does not answer.
+    pub fn admin(&self, command: &str) -> String {
+        let ask = || {
+            let socket = self.systemd.root().join("run/cmonhachk-front/admin.sock");
+            let mut stream = UnixStream::connect(socket)?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            writeln!(stream, "{command}")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map(|_| answer)
+        };
+        ask().unwrap_or_default()
+    }
+
+    /// The users' connections that our HAProxy has open, one a line.
+    pub fn connections(&self) -> Vec<String> {
+        let answer = self.admin("show sess");
+        let users = answer.lines().filter(|line| line.contains(" fe=users "));
+        users.map(str::to_string).collect()
     }
 
     pub fn run(&self, command: &str) -> String {

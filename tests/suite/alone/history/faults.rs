@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -49,17 +48,17 @@ const PREPARE: &str = r"
     systemctl daemon-reload; systemctl stop cmonhachk.service";
 
 pub fn prepare(node: &Node) {
-    put(node, "opt/cluster/behaviour", "list\n");
-    put(node, "opt/cluster/wall", "+0\n");
-    put(node, "opt/cluster/half", HALF);
+    node.put("opt/cluster/behaviour", "list\n");
+    node.put("opt/cluster/wall", "+0\n");
+    node.put("opt/cluster/half", HALF);
     for unit in CLOCKED {
         let folder = node.systemd.root().join(format!("etc/systemd/system/{unit}.service.d"));
         fs::create_dir(folder).unwrap();
-        put(node, &format!("etc/systemd/system/{unit}.service.d/clock.conf"), CLOCK);
+        node.put(&format!("etc/systemd/system/{unit}.service.d/clock.conf"), CLOCK);
     }
     make_version(&node.systemd, "9.0.0", "deb");
     node.run(PREPARE);
-    put(node, "usr/local/bin/s9s", S9S);
+    node.put("usr/local/bin/s9s", S9S);
     let program = node.systemd.root().join("usr/local/bin/s9s");
     fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
 }
@@ -70,15 +69,6 @@ const CLOCK: &str = "[Service]\nEnvironment=LD_PRELOAD=/usr/$LIB/faketime/libfak
 /// The list, cut in the leader's row.
 const HALF: &str = "S VERSION    OWNER  GROUP  NAME       IP         PORT COMMENT\n\
     l 1.7.4.3565 system admins 10.0.0.101 10.0.0.101 9501 Acting as leader.\nf 1.7.4.3565 sys";
-
-/// Replaces a file of a node in one step.
-fn put(node: &Node, path: &str, text: &str) {
-    let path = node.systemd.root().join(path);
-    let draft = path.with_extension("draft");
-    fs::write(&draft, text).unwrap();
-    fs::set_permissions(&draft, fs::Permissions::from_mode(0o644)).unwrap();
-    fs::rename(draft, path).unwrap();
-}
 
 /// What the nodes' lists say.
 struct Views<'a> {
@@ -93,7 +83,7 @@ impl Views<'_> {
     fn show(&mut self, node: usize, leader: Option<usize>) {
         let list = controllers(&leader.map_or("nobody".into(), |leader| format!("10.0.0.{}", 101 + leader)));
         let before = self.recorder.now();
-        put(&self.site.nodes[node], "opt/cluster/controllers", &list);
+        self.site.nodes[node].put("opt/cluster/controllers", &list);
         // A node leads from the first moment on at which its list may say so, until the last one.
         let at = if leader == Some(node) {
             before
@@ -188,7 +178,6 @@ impl Faulty<'_> {
     /// Returns the processes that stand still.
     fn begin(&self, views: &Mutex<Views<'_>>, cuts: &Cuts, site: &Site) -> Vec<Pid> {
         let (node, number, root) = (self.node, self.fault.node, self.node.systemd.root());
-        let behaves = |how: &str| put(node, "opt/cluster/behaviour", &format!("{how}\n"));
         match self.fault.what {
             "view frozen" | "view alone" | "view none" => {
                 let mut views = views.lock().unwrap();
@@ -199,24 +188,24 @@ impl Faulty<'_> {
                     _ => {}
                 }
             }
-            "s9s hangs" => behaves("hang"),
-            "s9s slow" => put(node, "opt/cluster/behaviour", &self.slow()),
-            "s9s half" => behaves("print /opt/cluster/half"),
-            "s9s refuses" => behaves("wrong-password"),
+            "s9s hangs" => node.behaves("hang"),
+            "s9s slow" => node.put("opt/cluster/behaviour", &self.slow()),
+            "s9s half" => node.behaves("print /opt/cluster/half"),
+            "s9s refuses" => node.behaves("wrong-password"),
             "cut nodes" | "cut users" => self.cut(cuts, site, true),
             // The link is up, and leads nowhere.
             "cut both" => site.network.ip(&format!("link set {} nomaster", node.name)),
             "cable" => site.network.ip(&format!("link set {} down", node.name)),
-            "haproxy killed" => drop(signal(self.of("cmonhachk-front"), Signal::SIGKILL)),
+            "haproxy killed" => drop(signal(self.node.processes_of("cmonhachk-front"), Signal::SIGKILL)),
             "haproxy reloaded" => drop(node.run("systemctl reload cmonhachk-front")),
-            "haproxy stopped" => return signal(self.of("cmonhachk-front"), Signal::SIGSTOP),
-            "keepalived killed" => drop(signal(self.of("keepalived"), Signal::SIGKILL)),
-            "keepalived stopped" => return signal(self.of("keepalived"), Signal::SIGSTOP),
+            "haproxy stopped" => return signal(self.node.processes_of("cmonhachk-front"), Signal::SIGSTOP),
+            "keepalived killed" => drop(signal(self.node.processes_of("keepalived"), Signal::SIGKILL)),
+            "keepalived stopped" => return signal(self.node.processes_of("keepalived"), Signal::SIGSTOP),
             "listener killed" => drop(signal(self.listener(), Signal::SIGKILL)),
             "listener stopped" => return signal(self.listener(), Signal::SIGSTOP),
             "check killed" => drop(self.signal_check(Signal::SIGKILL)),
             "check stopped" => return self.signal_check(Signal::SIGSTOP),
-            "frozen" => self.freeze(true),
+            "frozen" => self.node.freeze(true),
             "run full" => drop(node.run("cat /dev/zero >/run/fill")),
             "upgrade" => {
                 let deb = [DEB, OTHER_DEB][self.fault.numbers[0] as usize % 2];
@@ -224,7 +213,7 @@ impl Faulty<'_> {
                 assert!(said.ends_with("\n0\n"), "{said}");
             }
             "maintenance" => fs::write(root.join("run/cmonhachk.maintenance"), "").unwrap(),
-            "clock" => put(node, "opt/cluster/wall", &format!("{:+}\n", self.fault.offset())),
+            "clock" => node.put("opt/cluster/wall", &format!("{:+}\n", self.fault.offset())),
             what => unreachable!("{what}"),
         }
         Vec::new()
@@ -246,21 +235,21 @@ impl Faulty<'_> {
                 }
             }
             "s9s refuses" => {
-                put(node, "opt/cluster/behaviour", "list\n");
+                node.put("opt/cluster/behaviour", "list\n");
                 // Other credentials end the pause after a refused login, as deploy/README.md says.
                 node.run("sed -i 's/cmon_password = .*/&0/' /var/lib/cmonhachk/.s9s/s9s.conf");
             }
             // Unless another fault has made it slow in another way.
             "s9s slow" if fs::read_to_string(root.join("opt/cluster/behaviour")).unwrap() != self.slow() => {}
-            what if what.starts_with("s9s") => put(node, "opt/cluster/behaviour", "list\n"),
+            what if what.starts_with("s9s") => node.put("opt/cluster/behaviour", "list\n"),
             "cut nodes" | "cut users" => self.cut(cuts, site, false),
             "cut both" => site.network.ip(&format!("link set {} master switch", node.name)),
             "cable" => site.network.ip(&format!("link set {} up", node.name)),
             "keepalived killed" => drop(node.run("systemctl reset-failed keepalived; systemctl start keepalived")),
-            "frozen" => self.freeze(false),
+            "frozen" => self.node.freeze(false),
             "run full" => fs::remove_file(root.join("run/fill")).unwrap(),
             "maintenance" => fs::remove_file(root.join("run/cmonhachk.maintenance")).unwrap(),
-            "clock" => put(node, "opt/cluster/wall", "+0\n"),
+            "clock" => node.put("opt/cluster/wall", "+0\n"),
             _ => {}
         }
     }
@@ -269,25 +258,10 @@ impl Faulty<'_> {
         format!("slow {}\n", self.fault.numbers[0] as f64 / 1000.)
     }
 
-    fn group(&self) -> &PathBuf {
-        &self.node.systemd.control_group
-    }
-
-    fn freeze(&self, on: bool) {
-        fs::write(self.group().join("cgroup.freeze"), if on { "1" } else { "0" }).unwrap();
-    }
-
-    /// The processes of a service.
-    fn of(&self, unit: &str) -> Vec<Pid> {
-        let list = self.group().join(format!("system.slice/{unit}.service/cgroup.procs"));
-        let list = fs::read_to_string(list).unwrap_or_default();
-        list.lines().map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
-    }
-
     /// The processes of the service whose parent is systemd: checks that have lost theirs, too.
     fn listener(&self) -> Vec<Pid> {
         let systemd = self.node.systemd.first_process().unwrap().parse().ok();
-        let mut pids = self.of("cmonhachk");
+        let mut pids = self.node.processes_of("cmonhachk");
         pids.retain(|pid| parent(pid.as_raw().cast_unsigned()) == systemd);
         pids
     }

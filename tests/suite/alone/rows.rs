@@ -1,0 +1,197 @@
+//! Every row of the table "How long a failover takes" in deploy/README.md, on three booted nodes with the packages.
+//!
+//! `CMONHACHK_ROWS` (see `scale`) is the number of runs of each row, and `CMONHACHK_ROW` a part of the names of the
+//! rows to run. The figures are printed and not judged. What must always hold is: users get to the leader in the
+//! end, and a minute later HAProxy has no connection open to a node that is dead.
+
+mod faults;
+mod figures;
+
+use std::env;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use faults::{Place, ROWS, Row, Scene, Target, mend};
+use figures::{Figures, Left};
+
+use crate::cluster::{AtEnd, wait_until};
+use crate::front::site::{NAMES, Node, SITE, Site, VIRTUAL};
+use crate::front::users::{stay, users_during};
+use crate::pauses::Pauses;
+use crate::scale::amount;
+use crate::versions::Versions;
+
+/// The time between two users.
+const USERS: Duration = Duration::from_millis(20);
+/// How long users come before the fault.
+const BEFORE: Duration = Duration::from_millis(300);
+/// When all users have been on the right node for so long, nothing more is to come.
+const SETTLED: Duration = Duration::from_secs(2);
+/// How long a user who stays may take to notice that the session is over. If the address has moved without a word,
+/// the next retransmission tells, and each one waits twice as long as the one before.
+const NOTICE: Duration = Duration::from_secs(15);
+/// How long a connection to a dead node may stay open.
+const LEFT_OPEN: Duration = Duration::from_secs(60);
+
+#[test]
+fn after_every_fault_of_the_table_users_reach_the_leader_and_nothing_stays_open_to_a_dead_node() {
+    let site = Site::boot(&Versions::usual());
+    for node in &site.nodes {
+        use_the_deployed_time_limit(node);
+        node.succeeds(SITE);
+    }
+    println!("{}", versions(&site.nodes[0]));
+    let pauses = Pauses::watch();
+    let (count, chosen) = (
+        amount("CMONHACHK_ROWS", 1, 12),
+        env::var("CMONHACHK_ROW").unwrap_or_default(),
+    );
+    let (mut table, mut stayed) = (vec![figures::TITLES.to_string()], Vec::new());
+    for row in ROWS.iter().filter(|row| row.name.contains(&chosen)) {
+        let runs = runs_of(row, count, &site, &pauses);
+        let bad = runs.iter().filter(|run| run.stay_open());
+        stayed.extend(bad.map(|run| format!("{}: {}", row.name, run.in_words())));
+        table.push(figures::in_words(row.name, &runs));
+    }
+    println!("{}", table.join("\n"));
+    assert_eq!(stayed, [""; 0], "connections are open to a dead node after a minute");
+}
+
+/// Nodes are booted with a longer one, for tests that do not measure.
+fn use_the_deployed_time_limit(node: &Node) {
+    node.run(
+        "sed -i 's/ CMONHACHK_TIMEOUT=15//' /etc/systemd/system/cmonhachk.service.d/*.conf
+         systemctl daemon-reload; systemctl stop cmonhachk.service",
+    );
+}
+
+fn versions(node: &Node) -> String {
+    let start = Instant::now();
+    node.run("S9S_SIM=/opt/cluster s9s controller --list --long");
+    let run = start.elapsed();
+    let names = node.run("haproxy -v | sed 1q; keepalived --version 2>&1 | sed 1q");
+    format!("{names}R is less than {run:.0?}")
+}
+
+/// As many runs as are wanted during which the machine did not pause; if there are none at all, disturbed ones.
+fn runs_of(row: &Row, count: usize, site: &Site, pauses: &Pauses) -> Vec<Figures> {
+    let (mut runs, mut disturbed) = (Vec::new(), Vec::new());
+    for number in 0..count + 6 {
+        let figures = run(row, number, site, pauses);
+        println!("{}: {}", row.name, figures.in_words());
+        let kind = if figures.paused.is_zero() {
+            &mut runs
+        } else {
+            &mut disturbed
+        };
+        kind.push(figures);
+        if runs.len() == count {
+            break;
+        }
+    }
+    if runs.is_empty() { disturbed } else { runs }
+}
+
+/// Names who has the address, who leads, and who leads afterwards.
+fn parts(row: &Row, number: usize, site: &Site) -> [&'static str; 3] {
+    let holder = site.holders(VIRTUAL)[0];
+    let mut others: Vec<&str> = NAMES.into_iter().filter(|name| *name != holder).collect();
+    // Each of the two in turn.
+    others.rotate_left(number % 2);
+    match row.place {
+        Place::OnLeader => [holder, holder, others[0]],
+        Place::Elsewhere => [holder, others[0], others[1]],
+    }
+}
+
+fn run(row: &Row, number: usize, site: &Site, pauses: &Pauses) -> Figures {
+    let [holder, old, new] = parts(row, number, site).map(|name| site.node(name));
+    let scene = Scene { site, holder, old, new };
+    site.nodes.iter().for_each(|node| node.hears(old.name));
+    wait_until("all is well", || is_well(site, old));
+    // Each time at another moment of the second between two checks.
+    thread::sleep(Duration::from_millis(1000 + number as u64 * 370 % 1000));
+
+    let target = match row.target {
+        Target::OldLeader => old,
+        Target::NewLeader => new,
+    };
+    let (session, name) = site.visit(VIRTUAL, 81).expect("a user gets to the leader");
+    assert_eq!(name, old.name);
+    let over = AtomicBool::new(false);
+    let (visits, cut, [begun, ended], counts) = thread::scope(|scope| {
+        let end = AtEnd(&over);
+        let session = scope.spawn(|| stay(session, &over));
+        let (visits, (begun, counts)) = users_during(site, USERS, |visits| {
+            thread::sleep(BEFORE);
+            let begun = Instant::now();
+            let counts = (row.fault)(&scene);
+            wait_until("users are on the leader", || {
+                begun.elapsed() > SETTLED && visits.are_all_on(target.name, SETTLED)
+            });
+            (begun, counts)
+        });
+        let ended = Instant::now();
+        while !session.is_finished() && begun.elapsed() < NOTICE {
+            thread::sleep(Duration::from_millis(20));
+        }
+        drop(end);
+        (visits, session.join().unwrap(), [begun, ended], counts)
+    });
+    let figures = Figures {
+        cut: cut.map(|cut| cut.saturating_duration_since(begun)),
+        left: (row.target == Target::NewLeader).then(|| left_open(&scene, begun)),
+        address_moved: site.holders(VIRTUAL) != [holder.name],
+        paused: pauses.between(begun, ended),
+        ..Figures::of(&visits, begun, counts, target.name)
+    };
+    mend(site, target);
+    wait_until("all is well again", || is_well(site, target));
+    figures
+}
+
+/// Whether users get to this leader from every node, and each node could have the address.
+fn is_well(site: &Site, leader: &Node) -> bool {
+    let services = "systemctl is-active cmonhachk.socket cmonhachk-front keepalived | uniq";
+    site.nodes
+        .iter()
+        .all(|node| up(node) == [leader.name] && node.run(services) == "active\n")
+        && site.holders(VIRTUAL).len() == 1
+        && site.user_gets(VIRTUAL).as_deref() == Some(leader.name)
+}
+
+/// The nodes that HAProxy there counts as up.
+fn up(node: &Node) -> Vec<String> {
+    let table = node.admin("show stat");
+    let servers = table.lines().filter_map(|line| line.strip_prefix("role,node"));
+    let up = servers.filter(|line| line.contains(",UP,"));
+    up.map(|line| format!("node{}", &line[..1])).collect()
+}
+
+/// Looks for connections to the old leader on the other nodes, until there are none.
+fn left_open(scene: &Scene<'_>, begun: Instant) -> Left {
+    let server = format!(" srv={} ", scene.old.name);
+    let others = scene.site.nodes.iter().filter(|node| node.name != scene.old.name);
+    let count = || {
+        let connections = others.clone().flat_map(Node::connections);
+        connections.filter(|line| line.contains(&server)).count()
+    };
+    let mut left = Left {
+        at_first: count(),
+        in_the_end: 0,
+    };
+    loop {
+        left.in_the_end = count();
+        if left.in_the_end == 0 {
+            return left;
+        }
+        if begun.elapsed() > LEFT_OPEN {
+            break;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    // Nothing else gets rid of them, and the next run must not find them.
+    others.for_each(|node| drop(node.run("systemctl restart cmonhachk-front")));
+    left
+}
