@@ -98,6 +98,8 @@ fn visit(address: SocketAddr) -> Visit {
     let reach = || {
         let mut session = TcpStream::connect_timeout(&address, PATIENCE)?;
         session.set_read_timeout(Some(PATIENCE))?;
+        // A browser speaks first. If the address has moved meanwhile, this tells it that the connection is gone.
+        session.write_all(b".")?;
         let mut name = [0; 5];
         session.read_exact(&mut name).map(|()| name)
     };
