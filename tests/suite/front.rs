@@ -2,6 +2,7 @@
 //! the real HAProxy and keepalived. A switch connects them and a client.
 
 mod article;
+mod followed;
 pub mod site;
 pub mod users;
 

@@ -138,7 +138,9 @@ fn report(name: &str, history: &History) -> usize {
 
 fn run(seed: u64, length: u64, versions: &Versions) -> History {
     let site = Site::boot(versions);
-    site.nodes.iter().for_each(faults::prepare);
+    for node in &site.nodes {
+        faults::prepare(node, versions.system);
+    }
     for node in &site.nodes {
         node.succeeds(SITE);
     }
@@ -274,7 +276,7 @@ fn check(recorder: &Recorder, node: usize) {
     recorder.add((from, recorder.now()), "check", Some(node), &text);
 }
 
-/// Who has the address.
+/// Who has the address: from the last look without it until the first one without it again.
 fn holders(recorder: &Recorder, site: &Site, over: &AtomicBool) {
     let tables = site
         .nodes
@@ -282,12 +284,14 @@ fn holders(recorder: &Recorder, site: &Site, over: &AtomicBool) {
         .map(|node| format!("/proc/{}/net/fib_trie", node.systemd.first_process().unwrap()));
     let tables: Vec<String> = tables.collect();
     let mut since = [None; 3];
+    let mut last = [0; 3];
     let mut look = |is_over: bool| {
         for (node, table) in tables.iter().enumerate() {
-            let now = recorder.now();
+            let before = std::mem::replace(&mut last[node], recorder.now());
             let has = !is_over && fs::read_to_string(table).unwrap().contains(VIRTUAL);
+            let now = recorder.now();
             match (has, since[node]) {
-                (true, None) => since[node] = Some(now),
+                (true, None) => since[node] = Some(before),
                 (false, Some(from)) => {
                     since[node] = None;
                     recorder.add((from, now), "holder", Some(node), "");

@@ -15,6 +15,7 @@ use crate::front::site::{Node, Site};
 use crate::history::NAMES;
 use crate::history::plan::{FIRST, Fault};
 use crate::node::{DEB, make_version};
+use crate::versions::System;
 
 const OTHER_DEB: &str = "/opt/cmonhachk_9.0.0_$(dpkg --print-architecture).deb";
 
@@ -35,8 +36,14 @@ esac
 S9S_SIM=$sim sh /opt/s9s $arguments 9>&-
 "#;
 
-/// Services whose wall clock the file in FAKETIME_TIMESTAMP_FILE sets.
-const CLOCKED: [&str; 2] = ["cmonhachk-front", "keepalived"];
+/// Services whose wall clock the file in FAKETIME_TIMESTAMP_FILE sets. Debian 13's HAProxy does not start with its
+/// libfaketime: the two wait for each other.
+fn clocked(system: System) -> &'static [&'static str] {
+    match system {
+        System::Here => &["cmonhachk-front", "keepalived"],
+        System::Trixie => &["keepalived"],
+    }
+}
 
 const PREPARE: &str = r"
     mount -o remount,size=48m /run
@@ -47,11 +54,11 @@ const PREPARE: &str = r"
     chown cmonhachk /var/lib/cmonhachk/.s9s/s9s.conf; chmod 600 /var/lib/cmonhachk/.s9s/s9s.conf
     systemctl daemon-reload; systemctl stop cmonhachk.service";
 
-pub fn prepare(node: &Node) {
+pub fn prepare(node: &Node, system: System) {
     node.put("opt/cluster/behaviour", "list\n");
     node.put("opt/cluster/wall", "+0\n");
     node.put("opt/cluster/half", HALF);
-    for unit in CLOCKED {
+    for unit in clocked(system) {
         let folder = node.systemd.root().join(format!("etc/systemd/system/{unit}.service.d"));
         fs::create_dir(folder).unwrap();
         node.put(&format!("etc/systemd/system/{unit}.service.d/clock.conf"), CLOCK);
