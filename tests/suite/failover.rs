@@ -198,6 +198,29 @@ fn is_valid(versions: &Versions, configuration: &str) {
     assert_eq!(output.status.code(), Some(0));
 }
 
+/// HAProxy 3.1.1 to 3.2.3 crash after such an early end (HAProxy's issue 3055), and no Debian has one of these.
+#[test]
+fn no_loop_over_haproxys_own_tables_ends_early() {
+    let action = fs::read_to_string(project().join("deploy/haproxy/leader.lua")).unwrap();
+    let mut lines = action.lines();
+    let mut loops = 0;
+    while let Some(line) = lines.next() {
+        if !(line.contains(" in pairs(core.") && line.ends_with(" do")) {
+            assert!(!line.contains("pairs(core."), "this test cannot read: {line}");
+            continue;
+        }
+        loops += 1;
+        let indent = line.len() - line.trim_start().len();
+        let end = format!("{}end", &line[..indent]);
+        for line in lines.by_ref().take_while(|line| **line != end) {
+            let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric()).collect();
+            let leaves = ["return", "break", "goto", "error"];
+            assert!(!leaves.iter().any(|word| words.contains(word)), "{line}");
+        }
+    }
+    assert!(loops > 0);
+}
+
 fn the_deployed_configuration_and_the_one_for_a_pool_are_valid_without_a_warning(versions: &Versions) {
     let configuration = fs::read_to_string(project().join("deploy/haproxy/haproxy.cfg")).unwrap();
     is_valid(versions, &configuration.replace("/usr/share/cmonhachk", LUA));
