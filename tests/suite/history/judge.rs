@@ -27,6 +27,8 @@ const CONNECTION: u64 = 2000 + SLACK;
 const GUARD: u64 = 200;
 /// What a busy machine may add.
 const SLACK: u64 = 300;
+/// `hard-stop-after` of haproxy.cfg.
+const HARD_STOP: u64 = 10_000;
 /// The first pause after a refused login.
 const REFUSED: u64 = 30_000;
 /// Until everything is well after the last fault.
@@ -257,13 +259,16 @@ impl Judge<'_> {
     fn sessions(&self) {
         for session in self.history.of("session") {
             let (node, end) = (session.node.unwrap(), session.span.1);
-            // After a reload, the old process has it, and no longer checks the nodes.
-            let is_with_the_old = (0..3).any(|node| self.has(node, &["haproxy reloaded"], session.span));
-            if let Some(late) = self.late(node, end).filter(|_| !is_with_the_old) {
+            // After a reload, the old process has it, no longer checks the nodes, and ends after some time.
+            let reloaded = |span| (0..3).any(|node| self.has(node, &["haproxy reloaded"], span));
+            let hard_stop = end.saturating_sub(HARD_STOP);
+            let since = session.span.0.max(hard_stop.saturating_sub(2 * SLACK));
+            if let Some(late) = self.late(node, end).filter(|_| !reloaded((since, end))) {
                 self.breaks(1, session, &late);
             }
             let is_cut = !["open", "over"].contains(&session.text.as_str());
-            if is_cut && self.must_reach((end, end)) == Some(node) {
+            let is_hard_stop = reloaded((hard_stop.saturating_sub(2 * SLACK), hard_stop + SLACK));
+            if is_cut && !is_hard_stop && self.must_reach((end, end)) == Some(node) {
                 self.breaks(2, session, "it was cut without a cause");
             }
         }
@@ -308,7 +313,11 @@ impl Judge<'_> {
             .collect();
         logins.sort_by_key(|login| login.span);
         for login in logins.iter().filter(|login| login.text.starts_with("beside")) {
-            self.breaks(4, login, "two runs of s9s at a time");
+            // The kernel frees the lock of a killed check first, and then it kills the s9s of this check.
+            let just_before = (login.span.0.saturating_sub(SLACK), login.span.0 + 20);
+            if !self.has(node, &["check killed"], just_before) {
+                self.breaks(4, login, "two runs of s9s at a time");
+            }
         }
         // The start of a run is known in clock ticks, 10 ms. A check that is killed has no verdict for the others.
         let soon = |pair: &[&Entry], least: u64| {
@@ -441,7 +450,10 @@ mod tests {
             "10100 10900 fault node1 check killed\n10090 10110 check node1 none\n10400 10400 login node1 alone list",
             "10000 13000 pause - \n10100 13100 user node2 reached\n10000 13010 check node2 follower",
             "10000 20000 fault node1 s9s refuses\n11500 11500 login node1 alone wrong-password\n10100 19000 fault node1 check killed",
-            "10000 10100 fault node1 haproxy reloaded\n10050 11700 user node2 reached\n1000 26000 session node2 over",
+            "10000 10100 fault node1 haproxy reloaded\n10050 11700 user node2 reached\n1000 20300 session node2 over",
+            "14000 14100 fault node1 haproxy reloaded\n1000 24200 session node2 connection reset",
+            "9000 9100 fault node1 haproxy reloaded\n1000 19100 session node2 connection reset",
+            "9000 10000 fault node3 check killed\n10020 10020 login node3 beside list",
             "0 15000 holder node1 \n14000 60000 holder node3 \n19500 19510 user - timed out",
             // Two lead by their own views: users may be on both.
             "30000 35000 view node1 node1\n31000 31010 user node1 reached\n31000 31010 check node1 leader",
@@ -469,6 +481,10 @@ mod tests {
             (1, "30000 36000 fault node3 maintenance\n34000 34010 user node3 reached"),
             (1, "15000 26000 session node2 closed"),
             (1, "15000 60000 session node2 open"),
+            (
+                1,
+                "10000 10100 fault node1 haproxy reloaded\n1000 26000 session node2 over",
+            ),
             // They are not on the leader.
             (2, "10000 10010 user - connection reset"),
             (2, "10000 12500 user node2 reached"),

@@ -52,7 +52,9 @@ const PREPARE: &str = r"
     printf '[Service]\nReadWritePaths=/opt/cluster\n' >/etc/systemd/system/cmonhachk.service.d/simulation.conf
     printf '[global]\ncmon_user = check\ncmon_password = 0\n' >/var/lib/cmonhachk/.s9s/s9s.conf
     chown cmonhachk /var/lib/cmonhachk/.s9s/s9s.conf; chmod 600 /var/lib/cmonhachk/.s9s/s9s.conf
-    systemctl daemon-reload; systemctl stop cmonhachk.service";
+    systemctl daemon-reload; systemctl stop cmonhachk.service
+    # What fails in a namespace by itself.
+    systemctl reset-failed";
 
 pub fn prepare(node: &Node, system: System) {
     node.put("opt/cluster/behaviour", "list\n");
