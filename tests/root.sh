@@ -21,14 +21,16 @@ mkdir -p target/roots
 exec 9>"$root.lock"
 flock 9
 if [[ $suite = *-front ]]; then
-    packages=haproxy,keepalived,xinetd,socat,faketime
+    packages=haproxy,keepalived,xinetd,socat
     later=("for $suite")
 fi
 if [ "$(cat "$root/complete" 2>/dev/null)" = "$packages ${later[*]}" ]; then exit; fi
 
 copy() {
     rm -rf "$root" &&
-        cp -a "${root%-front}" "$root" &&
+        mkdir "$root" &&
+        # What the suite's root may be a link to stays as it is.
+        cp -a "${root%-front}/." "$root" &&
         rm "$root/complete" &&
         # No daemon starts in a root that is not booted (Debian policy, section 9.3.3.1).
         printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" &&

@@ -31,7 +31,7 @@ done
 needs_root
 provide curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount \
     ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap mkfs.ext4:e2fsprogs \
-    fsfreeze:util-linux mandoc:mandoc man:man-db faketime:faketime lintian:lintian rpmlint:rpmlint rpm:rpm pip3:python3-pip
+    fsfreeze:util-linux mandoc:mandoc man:man-db lintian:lintian rpmlint:rpmlint rpm:rpm pip3:python3-pip
 # openbsd-inetd and xinetd cannot both be installed, so openbsd-inetd is only unpacked. These are the
 # libraries that it needs.
 inetd=target/tools/openbsd-inetd

@@ -36,7 +36,7 @@ done
 
 if [ -z "${CMONHACHK_HISTORY_FILE:-}" ]; then
     needs_root
-    provide curl:curl haproxy:haproxy genhash:keepalived ip:iproute2 unshare:util-linux ps:procps faketime:faketime
+    provide curl:curl haproxy:haproxy genhash:keepalived ip:iproute2 unshare:util-linux ps:procps
     deploy/package.sh
     export TESTED_BINARY=$PWD/target/dist/cmonhachk
 fi

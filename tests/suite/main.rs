@@ -15,6 +15,7 @@ mod front;
 mod haproxy;
 mod history;
 mod hostile;
+mod keepalived;
 mod late;
 mod launchers;
 mod limits;

@@ -87,10 +87,18 @@ impl Versions {
 
     /// A command that runs this HAProxy on this machine.
     pub fn haproxy(&self) -> Command {
-        match (&self.haproxy, self.system) {
+        self.command(&self.haproxy, "haproxy")
+    }
+
+    pub fn keepalived(&self) -> Command {
+        self.command(&self.keepalived, "keepalived")
+    }
+
+    fn command(&self, built: &Option<PathBuf>, name: &str) -> Command {
+        match (built, self.system) {
             (Some(program), _) => Command::new(program),
-            (None, System::Here) => Command::new("haproxy"),
-            (None, System::Trixie) => in_usr_of("trixie-front", "haproxy"),
+            (None, System::Here) => Command::new(name),
+            (None, System::Trixie) => in_usr_of("trixie-front", name),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Causes the faults of a plan, and notes when each was on.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,12 +11,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{Recorder, since_boot};
-use crate::cluster::{controllers, parent};
+use crate::cluster::{controllers, parent, project};
 use crate::front::site::{Node, Site};
 use crate::history::NAMES;
 use crate::history::plan::{FIRST, Fault};
 use crate::node::{DEB, make_version};
-use crate::versions::System;
 
 const OTHER_DEB: &str = "/opt/cmonhachk_9.0.0_$(dpkg --print-architecture).deb";
 
@@ -36,14 +36,8 @@ esac
 S9S_SIM=$sim sh /opt/s9s $arguments 9>&-
 "#;
 
-/// Services whose wall clock the file in FAKETIME_TIMESTAMP_FILE sets. Debian 13's HAProxy does not start with its
-/// libfaketime: the two wait for each other.
-fn clocked(system: System) -> &'static [&'static str] {
-    match system {
-        System::Here => &["cmonhachk-front", "keepalived"],
-        System::Trixie => &["keepalived"],
-    }
-}
+/// Services whose wall clock tests/sim/clock.c shifts.
+const CLOCKED: [&str; 2] = ["cmonhachk-front", "keepalived"];
 
 const PREPARE: &str = r"
     mount -o remount,size=48m /run
@@ -56,11 +50,11 @@ const PREPARE: &str = r"
     # What fails in a namespace by itself.
     systemctl reset-failed";
 
-pub fn prepare(node: &Node, system: System) {
+pub fn prepare(node: &Node) {
     node.put("opt/cluster/behaviour", "list\n");
-    node.put("opt/cluster/wall", "+0\n");
+    make_clock(node);
     node.put("opt/cluster/half", HALF);
-    for unit in clocked(system) {
+    for unit in CLOCKED {
         let folder = node.systemd.root().join(format!("etc/systemd/system/{unit}.service.d"));
         fs::create_dir(folder).unwrap();
         node.put(&format!("etc/systemd/system/{unit}.service.d/clock.conf"), CLOCK);
@@ -72,8 +66,25 @@ pub fn prepare(node: &Node, system: System) {
     fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-const CLOCK: &str = "[Service]\nEnvironment=LD_PRELOAD=/usr/$LIB/faketime/libfaketimeMT.so.1 FAKETIME_TIMESTAMP_FILE=/opt/cluster/wall \
-    FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_CACHE_DURATION=1\n";
+const CLOCK: &str = "[Service]\nEnvironment=LD_PRELOAD=/opt/clock.so WALL_CLOCK=/opt/wall\n";
+
+fn make_clock(node: &Node) {
+    shift_clock(node, 0);
+    let made = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O2", "-o"])
+        .arg(node.systemd.root().join("opt/clock.so"))
+        .arg(project().join("tests/sim/clock.c"))
+        .status();
+    assert!(made.unwrap().success());
+}
+
+/// Sets the wall clock of HAProxy and keepalived. They have this file mapped, so it is written in place.
+fn shift_clock(node: &Node, seconds: i64) {
+    let mut how = fs::File::options();
+    how.write(true).create(true).truncate(false);
+    let file = how.open(node.systemd.root().join("opt/wall")).unwrap();
+    file.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
+}
 
 /// The list, cut in the leader's row.
 const HALF: &str = "S VERSION    OWNER  GROUP  NAME       IP         PORT COMMENT\n\
@@ -222,7 +233,7 @@ impl Faulty<'_> {
                 assert!(said.ends_with("\n0\n"), "{said}");
             }
             "maintenance" => fs::write(root.join("run/cmonhachk.maintenance"), "").unwrap(),
-            "clock" => node.put("opt/cluster/wall", &format!("{:+}\n", self.fault.offset())),
+            "clock" => shift_clock(node, self.fault.offset()),
             what => unreachable!("{what}"),
         }
         Vec::new()
@@ -258,7 +269,7 @@ impl Faulty<'_> {
             "frozen" => self.node.freeze(false),
             "run full" => fs::remove_file(root.join("run/fill")).unwrap(),
             "maintenance" => fs::remove_file(root.join("run/cmonhachk.maintenance")).unwrap(),
-            "clock" => node.put("opt/cluster/wall", "+0\n"),
+            "clock" => shift_clock(node, 0),
             _ => {}
         }
     }
