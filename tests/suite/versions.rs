@@ -122,16 +122,16 @@ pub fn root(name: &str) -> PathBuf {
 /// A command for a program of a root: it sees that root's /usr, which all Debians have their programs and
 /// libraries in, and everything else of this machine. Its process is the one that is started.
 pub fn in_usr_of(root_name: &str, program: &str) -> Command {
-    let usr = root(root_name).join("usr");
+    let script = r#"
+        mount --bind "$1/usr" /usr
+        # keepalived 2.3 reads a file there at its start.
+        mount --bind "$1/etc/keepalived" /etc/keepalived
+        shift
+        exec "$@""#;
     let mut command = Command::new("unshare");
-    command.args([
-        "--mount",
-        "sh",
-        "-euc",
-        "mount --bind \"$1\" /usr; shift; exec \"$@\"",
-        "sh",
-    ]);
-    command.arg(usr).arg(Path::new("/usr/sbin").join(program));
+    command.args(["--mount", "sh", "-euc", script, "sh"]);
+    command.arg(root(root_name));
+    command.arg(Path::new("/usr/sbin").join(program));
     command
 }
 
