@@ -75,14 +75,13 @@ impl Versions {
 
     /// A shell command that puts the chosen programs into a root, run in that.
     pub fn prepare(&self) -> String {
-        let copy = |(program, to): (&Option<PathBuf>, &str)| {
-            let program = program.as_ref()?;
-            Some(format!("cp {} usr/sbin/{to}\n", program.display()))
-        };
-        [(&self.haproxy, "haproxy"), (&self.keepalived, "keepalived")]
-            .into_iter()
-            .filter_map(copy)
-            .collect()
+        let mut prepare = String::new();
+        for (program, name) in [(&self.haproxy, "haproxy"), (&self.keepalived, "keepalived")] {
+            if let Some(program) = program {
+                prepare += &format!("cp {} usr/sbin/{name}\n", program.display());
+            }
+        }
+        prepare
     }
 
     /// A command that runs this HAProxy on this machine.

@@ -138,9 +138,7 @@ fn report(name: &str, history: &History) -> usize {
 
 fn run(seed: u64, length: u64, versions: &Versions) -> History {
     let site = Site::boot(versions);
-    for node in &site.nodes {
-        faults::prepare(node);
-    }
+    site.nodes.iter().for_each(faults::prepare);
     for node in &site.nodes {
         node.succeeds(SITE);
     }
