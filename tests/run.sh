@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests: all parts but arm64, or those that are named.
+# Runs the tests: all parts but the last two, or those that are named.
 #
 #     tests/run.sh [PART...]
 #
@@ -11,7 +11,10 @@
 #     demo    deploy/demo.sh shows what it should
 #     bench   the benchmark in its short form
 #     arm64   the arm64 package, on Debian's arm64 kernel under qemu: only if it is named
+#     versions  the tests of HAProxy and keepalived with the versions of both that tests/versions.sh builds:
+#             half an hour, only if it is named
 #
+# CMONHACHK_SYSTEM=trixie or =here chooses one system for the nodes of all tests (suite/versions.rs).
 # Needs root and the Rust toolchain; installs the other tools for the tests from Debian's packages. If
 # cargo-nextest is installed, it runs the tests (.config/nextest.toml), otherwise cargo does.
 set -euo pipefail
@@ -25,7 +28,7 @@ every=(lint package suite alone demo bench)
 parts=("$@")
 [ "$#" -gt 0 ] || parts=("${every[@]}")
 for part in "${parts[@]}"; do
-    [[ " quick ${every[*]} arm64 " = *" $part "* ]] || fail "there is no part $part: quick ${every[*]} arm64"
+    [[ " quick ${every[*]} arm64 versions " = *" $part "* ]] || fail "there is no part $part: quick ${every[*]} arm64 versions"
 done
 
 needs_root
@@ -58,8 +61,8 @@ tests() {
 # than a test may.
 build() {
     local root roots=()
-    if [[ " ${parts[*]} " = *" suite "* ]]; then
-        for root in bullseye bookworm trixie; do
+    if [[ " ${parts[*]} " = *" "@(suite|alone)" "* ]]; then
+        for root in bullseye-front bookworm trixie-front; do
             tests/root.sh "$root" &
             roots+=("$!")
         done
@@ -132,6 +135,33 @@ demo() {
 bench() { bash tests/bench/run.sh --short >/dev/null || fail "the benchmark failed"; }
 
 arm64() { bash tests/arm64/run.sh; }
+
+# only MODULE: runs the tests of one module.
+only() {
+    if command -v cargo-nextest >/dev/null; then
+        cargo nextest run --cargo-profile suite --locked --profile suite --ignore-default-filter --filterset "test(/^$1::/)"
+    else
+        cargo test --profile suite --locked --test suite -- --test-threads 8 "$1::"
+    fi
+}
+
+versions() {
+    local haproxy module failed='' table=()
+    tests/versions.sh
+    # What Red Hat 9 and 10 and Ubuntu 24.04 have.
+    export CMONHACHK_KEEPALIVED=$PWD/target/versions/keepalived-2.2.8/keepalived
+    run_module() { # VERSION MODULE
+        if only "$2"; then table+=("$1" "$2" passed); else table+=("$1" "$2" FAILED) failed=1; fi
+    }
+    run_module keepalived-2.2.8 keepalived
+    for haproxy in target/versions/haproxy-*/haproxy; do
+        export CMONHACHK_HAPROXY=$PWD/$haproxy
+        for module in failover front alone::history; do run_module "$(basename "${haproxy%/*}")" "$module"; done
+    done
+    unset CMONHACHK_KEEPALIVED CMONHACHK_HAPROXY
+    printf '%-18s %-16s %s\n' "${table[@]}"
+    [ -z "$failed" ] || fail "not all versions pass"
+}
 
 times=()
 timed() {
