@@ -25,7 +25,7 @@ use crate::versions::Versions;
 /// The time between two users.
 const USERS: Duration = Duration::from_millis(20);
 /// How long users come before the fault.
-const BEFORE: Duration = Duration::from_millis(300);
+const BEFORE: Duration = Duration::from_millis(310);
 /// When all users have been on the right node for so long, nothing more is to come.
 const SETTLED: Duration = Duration::from_secs(2);
 /// How long a user who stays may take to notice that the session is over. If the address has moved without a word,
