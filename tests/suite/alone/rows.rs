@@ -139,10 +139,11 @@ fn run(row: &Row, number: usize, site: &Site, pauses: &Pauses) -> Figures {
         drop(end);
         (visits, session.join().unwrap(), [begun, ended], counts)
     });
+    let address_moved = site.holders(VIRTUAL) != [holder.name];
     let figures = Figures {
         cut: cut.map(|cut| cut.saturating_duration_since(begun)),
         left: (row.target == Target::NewLeader).then(|| left_open(&scene, begun)),
-        address_moved: site.holders(VIRTUAL) != [holder.name],
+        address_moved,
         paused: pauses.between(begun, ended),
         ..Figures::of(&visits, begun, counts, target.name)
     };

@@ -134,7 +134,7 @@ fn machine_dies(scene: &Scene<'_>) -> Option<Instant> {
     Some(at)
 }
 
-/// Its kernel still accepts connections.
+/// Its kernel still accepts connections, until so many wait that the UI's queue is full.
 fn machine_stands_still(scene: &Scene<'_>) -> Option<Instant> {
     let at = Instant::now();
     scene.old.freezes_ui(true);
