@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes the root of another Debian, once: target/roots/SUITE, with systemd and the downloaded packages
-# of what tests install. For the suite arm64, it is Debian 12 for that processor, with its kernel. SUITE-front
-# is a copy of SUITE with HAProxy, keepalived, and what their tests need. Needs root, and the mirror that apt
-# uses here.
+# of what tests install. For the suite arm64, it is Debian 12 for that processor, with its kernel; for the suite
+# selinux, it is Debian 13 with its kernel and the tools of SELinux. SUITE-front is a copy of SUITE with HAProxy,
+# keepalived, and what their tests need. Needs root, and the mirror that apt uses here.
 #
 #     tests/root.sh SUITE[-front]
 set -euo pipefail
@@ -16,6 +16,10 @@ packages=systemd,systemd-sysv,netbase,curl,iproute2,procps later=(xinetd)
 # What tests Red Hat's packages. In the other suites, rpm would also install Perl.
 if [ "$suite" = trixie ]; then packages=$packages,rpm,dnf,createrepo-c later+=(firewalld); fi
 if [ "$suite" = arm64 ]; then later=(linux-image-arm64); fi
+if [ "$suite" = selinux ]; then
+    packages=$packages,udev,kmod,login,selinux-utils,policycoreutils,auditd,haproxy,keepalived,rpm,busybox-static
+    later=(linux-image-amd64)
+fi
 root=$PWD/target/roots/$suite
 mkdir -p target/roots
 exec 9>"$root.lock"
@@ -42,6 +46,7 @@ copy() {
 
 provide debootstrap:debootstrap
 options=()
+if [ "$suite" = selinux ]; then suite=trixie; fi
 if [ "$suite" = arm64 ]; then
     suite=bookworm
     options=(--arch arm64)
