@@ -650,7 +650,26 @@ fn firewalld_opens_what_the_check_and_the_front_need_and_works_without_the_packa
     );
     node.run("firewall-cmd --check-config; firewall-cmd --reload");
     opens([false; 4]);
+
+    // The same where firewalld does not run. What an administrator has in other files stays as it is.
+    node.run(&format!("rpm --install --nodeps {RPM}"));
+    wait_until("firewalld knows the services", || {
+        node.systemd.output(&open).status.success()
+    });
+    node.write("/etc/firewalld/zones/own.xml", OWN_ZONE);
+    node.run("systemctl stop firewalld; rpm --erase cmonhachk; firewall-offline-cmd --check-config");
+    assert_eq!(node.run("cat /etc/firewalld/zones/own.xml"), OWN_ZONE);
+    assert_eq!(
+        node.run("grep --recursive --include=*.xml cmonhachk /etc/firewalld || true"),
+        ""
+    );
+    node.run("systemctl start firewalld");
+    opens([false; 4]);
 }
+
+/// A zone that has nothing of ours, as its administrator wrote it.
+const OWN_ZONE: &str =
+    "<zone>\n  <!-- the office -->\n  <source address=\"192.168.7.0/24\"/> <service name=\"ssh\"/>\n</zone>\n";
 
 #[test]
 fn a_removal_while_checks_run_leaves_no_failed_unit() {
