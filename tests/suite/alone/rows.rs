@@ -25,7 +25,7 @@ use crate::versions::Versions;
 /// The time between two users.
 const USERS: Duration = Duration::from_millis(20);
 /// How long users come before the fault.
-const BEFORE: Duration = Duration::from_millis(310);
+const BEFORE: Duration = Duration::from_millis(300);
 /// When all users have been on the right node for so long, nothing more is to come.
 const SETTLED: Duration = Duration::from_secs(2);
 /// How long a user who stays may take to notice that the session is over. If the address has moved without a word,
@@ -110,7 +110,8 @@ fn run(row: &Row, number: usize, site: &Site, pauses: &Pauses) -> Figures {
     let scene = Scene { site, holder, old, new };
     site.nodes.iter().for_each(|node| node.hears(old.name));
     wait_until("all is well", || is_well(site, old));
-    // Each time at another moment of the second between two checks.
+    // Each time at another moment of the second between two checks, and of the time between two users.
+    let before = BEFORE + Duration::from_millis(number as u64 * 7 % 20);
     thread::sleep(Duration::from_millis(1000 + number as u64 * 370 % 1000));
 
     let target = match row.target {
@@ -124,7 +125,7 @@ fn run(row: &Row, number: usize, site: &Site, pauses: &Pauses) -> Figures {
         let end = AtEnd(&over);
         let session = scope.spawn(|| stay(session, &over));
         let (visits, (begun, counts)) = users_during(site, USERS, |visits| {
-            thread::sleep(BEFORE);
+            thread::sleep(before);
             let begun = Instant::now();
             let counts = (row.fault)(&scene);
             wait_until("users are on the leader", || {

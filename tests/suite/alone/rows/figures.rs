@@ -11,7 +11,8 @@ pub struct Figures {
     /// The longest time without an answer.
     pub gap: Duration,
     pub users: usize,
-    /// How many of them were closed without an answer, and how many gave up.
+    /// How many of them were closed without an answer, and how many gave up: a user whose connection is under way
+    /// when the node with the address dies hears nothing more.
     pub closed: usize,
     pub hung: usize,
     /// How long the longest connection was held.
