@@ -163,6 +163,13 @@ fn a_reload_that_cannot_take_its_port_is_no_success_and_leaves_what_was_there() 
         said.contains("HAProxy does not serve the new configuration") && said.ends_with("\n1\n"),
         "{said}"
     );
+    assert_ne!(
+        node.run("systemctl show --property ActiveState cmonhachk-front"),
+        "ActiveState=activating\n"
+    );
+    // A service that tries again and again must not be in the way of a run with better arguments.
+    node.run("systemctl start --no-block cmonhachk-front");
+    node.succeeds(&format!("--front-port 8081 {SITE}"));
 }
 
 #[test]
