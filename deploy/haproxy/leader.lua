@@ -6,7 +6,9 @@
 
 -- All times are in milliseconds.
 local HOLD_LIMIT = 2000
-local POLL_INTERVAL = 20
+-- If a process stands still for longer than a sleep, HAProxy may lose the sleep. Then the action wakes up when the
+-- inspect-delay ends.
+local SHORTEST_PAUSE, LONGEST_PAUSE = 10, 20
 -- The time that a UI has to accept a connection. In a network, it takes a few.
 local CONNECT_LIMIT = 400
 -- One connection to a UI serves everybody who comes within this time.
@@ -32,18 +34,36 @@ local function has_passed(span, start)
     return elapsed < 0 or elapsed >= span
 end
 
--- Whether the UI accepts a connection: true, false, or nil while somebody else asks it.
-local function accepts_a_connection(node, limit)
-    if not has_passed(PROBE_LIFE, node.known_at) then return node.accepts end
-    -- If the one who asks has left, nobody gets its result. So others ask again after this time.
-    if not has_passed(PROBE_LIFE, node.asked_at) then return nil end
+local function settle(node, accepts)
+    node.is_asked = false
+    node.accepts, node.known_at = accepts, now()
+end
 
-    node.asked_at = now()
-    local socket = core.tcp()
-    socket:settimeout(math.max(limit, 1) / 1000)
-    local connected = socket:connect(node.address)
-    socket:close()
-    node.accepts, node.known_at = connected ~= nil, now()
+-- Asks in a task of its own: the client that needs the result may leave, and HAProxy 3.0.11 and 3.4 do not keep to
+-- the limit of a connect.
+local function ask(node)
+    node.is_asked, node.asked_at = true, now()
+    node.questions = node.questions + 1
+    local question = node.questions
+    core.register_task(function()
+        local socket = core.tcp()
+        socket:settimeout(CONNECT_LIMIT / 1000)
+        local connected = socket:connect(node.address)
+        socket:close()
+        -- Nobody waits for a late answer any more.
+        if node.is_asked and node.questions == question then settle(node, connected ~= nil) end
+    end)
+end
+
+-- Whether the UI accepts a connection: true, false, or nil while it is asked.
+local function accepts_a_connection(node)
+    if node.is_asked then
+        if not has_passed(CONNECT_LIMIT, node.asked_at) then return nil end
+        settle(node, false)
+    elseif has_passed(PROBE_LIFE, node.known_at) then
+        ask(node)
+        return nil
+    end
     return node.accepts
 end
 
@@ -74,34 +94,46 @@ local function candidates(txn)
     return best
 end
 
-local function first_that_accepts(list, limit)
+local function first_that_accepts(list)
     for _, node in ipairs(list) do
-        local accepts = accepts_a_connection(node, limit)
+        local accepts = accepts_a_connection(node)
         if accepts then return node end
         if accepts == nil then return nil end
     end
 end
 
--- Nobody is held for longer than `time_left`.
-local function choose(txn, time_left)
+local function first_that_has_accepted(list, since)
+    for _, node in ipairs(list) do
+        if node.accepts and node.known_at >= since then return node end
+    end
+end
+
+local function choose(txn)
     local list = candidates(txn)
-    ready = first_that_accepts(list, math.min(time_left, CONNECT_LIMIT))
+    ready = first_that_accepts(list)
     if ready or #list == 0 then current = ready end
 end
 
 core.register_action("find_leader", { "tcp-req" }, function(txn)
-    local start = now()
-    choose(txn, HOLD_LIMIT)
-    while not ready and not has_passed(HOLD_LIMIT, start) do
-        -- A much shorter sleep can be lost: then HAProxy wakes the action up when the inspect-delay ends.
-        core.msleep(POLL_INTERVAL)
-        -- Those who wait choose together: with a choice each, a crowd would keep the processor busy.
-        if has_passed(POLL_INTERVAL, chosen_at) then
-            chosen_at = now()
-            choose(txn, HOLD_LIMIT - (now() - start))
+    local start, pause = now(), SHORTEST_PAUSE
+    choose(txn)
+    while not ready do
+        core.msleep(pause)
+        if has_passed(HOLD_LIMIT, start) then
+            -- It is too late for a question, but an answer may have come during a sleep that was lost.
+            local node = first_that_has_accepted(candidates(txn), start)
+            if node then txn:set_var("txn.node", node.name) end
+            return
         end
+        -- Those who wait choose together: with a choice each, a crowd would keep the processor busy.
+        if has_passed(pause, chosen_at) then
+            chosen_at = now()
+            choose(txn)
+        end
+        -- At first it is mostly a UI that one waits for, and later a leader.
+        pause = math.min(2 * pause, LONGEST_PAUSE)
     end
-    if ready then txn:set_var("txn.node", ready.name) end
+    txn:set_var("txn.node", ready.name)
 end)
 
 -- HAProxy 3.1.1 to 3.2.3 crash after a loop over their servers that was left before its end. This one runs
@@ -110,6 +142,6 @@ core.register_init(function()
     for name, server in pairs(core.backends.role.servers) do
         -- HAProxy before 2.8 has only the field, and 3.2 warns of it.
         local bit = math.tointeger(server.get_puid and server:get_puid() or server.puid)
-        nodes[name] = { name = name, bit = bit, address = server:get_addr(), asked_at = 0, known_at = 0 }
+        nodes[name] = { name = name, bit = bit, address = server:get_addr(), questions = 0, known_at = 0 }
     end
 end)
