@@ -13,36 +13,21 @@ cd "$(dirname "$0")/.."
 
 suite=${1:?names a suite}
 packages=systemd,systemd-sysv,netbase,curl,iproute2,procps later=(xinetd)
+case $suite in
 # What tests Red Hat's packages. In the other suites, rpm would also install Perl.
-if [ "$suite" = trixie ]; then packages=$packages,rpm,dnf,createrepo-c later+=(firewalld); fi
-if [ "$suite" = arm64 ]; then later=(linux-image-arm64); fi
-if [ "$suite" = selinux ]; then
+trixie) packages=$packages,rpm,dnf,createrepo-c later+=(firewalld) ;;
+arm64) later=(linux-image-arm64) ;;
+selinux)
     packages=$packages,udev,kmod,login,selinux-utils,policycoreutils,auditd,haproxy,keepalived,rpm,busybox-static
     later=(linux-image-amd64)
-fi
+    ;;
+*-front) packages=haproxy,keepalived,xinetd,socat later=("for $suite") ;;
+esac
 root=$PWD/target/roots/$suite
 mkdir -p target/roots
 exec 9>"$root.lock"
 flock 9
-if [[ $suite = *-front ]]; then
-    packages=haproxy,keepalived,xinetd,socat
-    later=("for $suite")
-fi
 if [ "$(cat "$root/complete" 2>/dev/null)" = "$packages ${later[*]}" ]; then exit; fi
-
-copy() {
-    rm -rf "$root" &&
-        mkdir "$root" &&
-        # What the suite's root may be a link to stays as it is.
-        cp -a "${root%-front}/." "$root" &&
-        rm "$root/complete" &&
-        # No daemon starts in a root that is not booted (Debian policy, section 9.3.3.1).
-        printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" &&
-        chmod 755 "$root/usr/sbin/policy-rc.d" &&
-        chroot "$root" apt-get update --quiet &&
-        DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install --yes --quiet --no-install-recommends ${packages//,/ } &&
-        rm "$root/usr/sbin/policy-rc.d"
-}
 
 provide debootstrap:debootstrap
 options=()
@@ -60,19 +45,36 @@ if [ "$suite" = arm64 ]; then
 fi
 # shellcheck disable=SC2016 # apt's variable
 mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | sed 1q)
-make() {
+bootstrap() {
     rm -rf "$root" &&
         debootstrap "${options[@]}" --variant=minbase --include="$packages" "$suite" "$root" "$mirror" &&
         chroot "$root" apt-get clean &&
         chroot "$root" apt-get install --yes --quiet --no-install-recommends --download-only "${later[@]}"
 }
+
+# Installs the packages in a copy of the suite's root.
+copy() {
+    rm -rf "$root" &&
+        mkdir "$root" &&
+        cp -a "${root%-front}/." "$root" &&
+        rm "$root/complete" &&
+        # No daemon starts in a root that is not booted (Debian policy, section 9.3.3.1).
+        printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" &&
+        chmod 755 "$root/usr/sbin/policy-rc.d" &&
+        chroot "$root" apt-get update --quiet &&
+        DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install --yes --quiet --no-install-recommends ${packages//,/ } &&
+        rm "$root/usr/sbin/policy-rc.d"
+}
+
+how=bootstrap
 if [[ $suite = *-front ]]; then
-    "$PWD/tests/root.sh" "${suite%-front}"
-    make() { copy; }
+    tests/root.sh "${suite%-front}"
+    how=copy
 fi
+
 # The mirror may be busy for a moment.
 for pause in 10 30 0; do
-    if made=$(make 2>&1); then break; fi
+    if made=$("$how" 2>&1); then break; fi
     [ "$pause" -ne 0 ] || fail "no Debian $suite could be made from $mirror: $(tail -n 3 <<<"$made")"
     sleep "$pause"
 done
