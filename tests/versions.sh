@@ -61,11 +61,10 @@ build() { # NAME VERSION
     say "Building $1 $2"
     rm -rf "$draft"
     mkdir -p "$draft/source"
-    (
-        cd "$draft/source"
-        unpack "$1" "$2"
-        nice -n 10 bash -euc "$(declare -f "build_$1"); build_$1" >../build.log 2>&1
-    ) || fail "$1 $2 could not be built: $(tail -n 5 "$draft/build.log")"
+    (cd "$draft/source" && unpack "$1" "$2") ||
+        fail "the source of $1 $2 is not in CMONHACHK_SOURCES (${CMONHACHK_SOURCES:-not set}) and could not be fetched from $(origin "$1" "$2")"
+    (cd "$draft/source" && nice -n 10 bash -euc "$(declare -f "build_$1"); build_$1") >"$draft/build.log" 2>&1 ||
+        fail "$1 $2 could not be built: $(tail -n 5 "$draft/build.log")"
     rm -rf "$draft/source"
     mv "$draft" "$made/$1-$2"
 }
