@@ -534,7 +534,7 @@ fn it_refuses_with_the_cause_before_it_changes_anything() {
     node.run("echo output = /dev/null >/root/.curlrc");
     site.nodes[2].run("ip addr add 10.0.0.133/24 dev eth1");
     site.network.ip("addr add 10.0.0.201/24 dev switch");
-    let _others = [("200", "echo HTTP/1.0 200 OK; echo"), ("201", "sleep 60")].map(|(last, says)| {
+    let _others = [("200", "read line; echo HTTP/1.0 200 OK; echo"), ("201", "sleep 60")].map(|(last, says)| {
         let listen = format!("TCP-LISTEN:9201,bind=10.0.0.{last},fork");
         site.network.daemon(&format!("socat {listen} SYSTEM:'{says}'"))
     });
