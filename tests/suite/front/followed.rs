@@ -9,6 +9,8 @@ use crate::versions::{Versions, on_each_system};
 const FOLLOWED: &str = "/run/keepalived-cmonhachk/haproxy";
 const FORMER: &str = "/run/cmonhachk-front.weight";
 
+const UNIT: &str = "/usr/lib/systemd/system/cmonhachk-front.service";
+
 /// Three nodes, of which only the first one can have the address.
 fn one_can_have_it(versions: &Versions) -> Site {
     let site = Site::boot(versions);
@@ -24,6 +26,7 @@ fn one_can_have_it(versions: &Versions) -> Site {
 
 on_each_system! {
     whatever_starts_first_or_is_killed_the_address_follows_haproxy,
+    an_upgrade_from_version_0_1_0_moves_the_file_and_not_the_address,
 }
 
 fn whatever_starts_first_or_is_killed_the_address_follows_haproxy(versions: &Versions) {
@@ -90,9 +93,8 @@ const OF_VERSION_0_1_0: &str = r#"
     systemctl start keepalived
     echo 0 >/run/cmonhachk-front.weight"#;
 
-#[test]
-fn an_upgrade_from_version_0_1_0_moves_the_file_and_not_the_address() {
-    let site = Site::boot(&Versions::usual());
+fn an_upgrade_from_version_0_1_0_moves_the_file_and_not_the_address(versions: &Versions) {
+    let site = Site::boot(versions);
     for node in &site.nodes {
         node.succeeds(SITE);
         node.run(OF_VERSION_0_1_0);
@@ -126,6 +128,15 @@ fn an_upgrade_from_version_0_1_0_moves_the_file_and_not_the_address() {
     site.node(holder).run("systemctl stop cmonhachk-front");
     let second = site.moves_from(holder);
     assert_ne!(second, "node3");
+
+    // After a downgrade, the former file is there before keepalived reads the former configuration.
+    for (name, says) in [(second, "0\n"), ("node3", "-254\n")] {
+        let postrm = "sh /var/lib/dpkg/info/cmonhachk.postrm upgrade 0.1.0";
+        let said = site.node(name).run(&format!(
+            "rm {FORMER}; sed -i /keepalived-cmonhachk/d {UNIT}; {postrm}; cat {FORMER}"
+        ));
+        assert_eq!(said, says, "{name}");
+    }
 }
 
 #[test]
@@ -155,6 +166,25 @@ fn a_reload_that_cannot_take_its_port_is_no_success_and_leaves_what_was_there() 
     assert_eq!(gets(8081).as_deref(), Some("node2"));
     let said = node.succeeds("");
     assert!(said.ends_with("Nothing had to be changed.\n0\n"), "{said}");
+
+    // A run that is killed leaves the new configuration. What comes back is the one that was served.
+    node.run("timeout --signal KILL 3 cmonhachk-front --front-port 82");
+    assert_ne!(node.run("sha256sum /etc/haproxy/cmonhachk.cfg"), before);
+    let said = node.front("--status");
+    assert!(
+        said.contains("HAProxy does not serve /etc/haproxy/cmonhachk.cfg as it is: run cmonhachk-front\n"),
+        "{said}"
+    );
+    let said = node.front("--front-port 82");
+    assert!(said.contains("The former configuration is in place again.\n"), "{said}");
+    assert_eq!(node.run("sha256sum /etc/haproxy/cmonhachk.cfg"), before);
+    assert_eq!(gets(8081).as_deref(), Some("node2"));
+
+    // Nor is all well where the address could not come.
+    node.run(&format!("echo 0 >{FOLLOWED}"));
+    let said = node.front("--status");
+    assert!(said.contains("this host cannot get 10.0.0.130, because"), "{said}");
+    node.succeeds("");
 
     // The same where it cannot start at all.
     node.succeeds("--remove");
