@@ -261,17 +261,26 @@ impl Judge<'_> {
             let (node, end) = (session.node.unwrap(), session.span.1);
             // After a reload, the old process has it, no longer checks the nodes, and ends after some time.
             let reloaded = |span| (0..3).any(|node| self.has(node, &["haproxy reloaded"], span));
+            // The old process does not count the time in which it stands still.
             let hard_stop = end.saturating_sub(HARD_STOP);
-            let since = session.span.0.max(hard_stop.saturating_sub(2 * SLACK));
+            let earliest = hard_stop.saturating_sub(2 * SLACK + self.stood_still(session.span));
+            let since = session.span.0.max(earliest);
             if let Some(late) = self.late(node, end).filter(|_| !reloaded((since, end))) {
                 self.breaks(1, session, &late);
             }
             let is_cut = !["open", "over"].contains(&session.text.as_str());
-            let is_hard_stop = reloaded((hard_stop.saturating_sub(2 * SLACK), hard_stop + SLACK));
+            let is_hard_stop = reloaded((earliest, hard_stop + SLACK));
             if is_cut && !is_hard_stop && self.must_reach((end, end)) == Some(node) {
                 self.breaks(2, session, "it was cut without a cause");
             }
         }
+    }
+
+    /// How long a node or its HAProxy stood still during this span, in milliseconds, in all.
+    fn stood_still(&self, during: Span) -> u64 {
+        let faults = (0..3).flat_map(|node| self.faults(node, &["frozen", "haproxy stopped"]));
+        let length = |fault: Span| fault.1.min(during.1).saturating_sub(fault.0.max(during.0));
+        faults.map(length).sum()
     }
 
     /// Rules 3 and 5.
@@ -453,6 +462,7 @@ mod tests {
             "10000 10100 fault node1 haproxy reloaded\n10050 11700 user node2 reached\n1000 20300 session node2 over",
             "14000 14100 fault node1 haproxy reloaded\n1000 24200 session node2 connection reset",
             "9000 9100 fault node1 haproxy reloaded\n1000 19100 session node2 connection reset",
+            "14000 14100 fault node1 haproxy reloaded\n23900 27000 fault node1 frozen\n1000 27200 session node2 connection reset",
             "9000 10000 fault node3 check killed\n10020 10020 login node3 beside list",
             "0 15000 holder node1 \n14000 60000 holder node3 \n19500 19510 user - timed out",
             // Two lead by their own views: users may be on both.
