@@ -23,7 +23,7 @@ make_packages() {
     ln -s "$PWD/target" "$folder/former/target"
     # Debian's HAProxy would compile this expression in memory, which the policy denies; Red Hat's does not.
     sed -i 's/,regsub(^,. )//' "$folder/former/deploy/haproxy/haproxy.cfg"
-    make_package 0.0.9 "$folder/former"
+    make_package 0.1.0 "$folder/former"
 }
 
 unpack_root() {

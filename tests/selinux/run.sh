@@ -228,7 +228,7 @@ a_removal() {
 
 # There, keepalived is denied the file, and keeps the address whatever HAProxy does.
 from_a_former_version() {
-    shows "the former version is installed" both on 'rpm --install --nodeps cmonhachk-0.0.9-1.x86_64.rpm'
+    shows "the former version is installed" both on 'rpm --install --nodeps cmonhachk-0.1.0-1.x86_64.rpm'
     shows "its cmonhachk-front sets up the first node" on 1 "$front"
     shows "its cmonhachk-front sets up the second node" on 2 "$front"
     shows "users get to the leader" within 60 users_reach 2
