@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests: all parts but the last two, or those that are named.
+# Runs the tests: all parts but the last three, or those that are named.
 #
 #     tests/run.sh [PART...]
 #
@@ -13,6 +13,8 @@
 #     arm64   the arm64 package, on Debian's arm64 kernel under qemu: only if it is named
 #     versions  the tests of HAProxy and keepalived with the versions of both that tests/versions.sh builds:
 #             half an hour, only if it is named
+#     selinux the .rpm on two nodes under Red Hat's SELinux policy, in qemu: only if it is named, and with the folder of
+#             the policy in CMONHACHK_SELINUX_POLICY
 #
 # CMONHACHK_SYSTEM=trixie or =here chooses one system for the nodes of all tests (suite/versions.rs).
 # Needs root and the Rust toolchain; installs the other tools for the tests from Debian's packages. If
@@ -28,7 +30,7 @@ every=(lint package suite alone demo bench)
 parts=("$@")
 [ "$#" -gt 0 ] || parts=("${every[@]}")
 for part in "${parts[@]}"; do
-    [[ " quick ${every[*]} arm64 versions " = *" $part "* ]] || fail "there is no part $part: quick ${every[*]} arm64 versions"
+    [[ " quick ${every[*]} arm64 versions selinux " = *" $part "* ]] || fail "there is no part $part: quick ${every[*]} arm64 versions selinux"
 done
 
 needs_root
@@ -87,7 +89,7 @@ lint() {
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
     # The parts of the binary: licences, duplicates and sources, by the rules in .deny.toml.
     if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
-    shellcheck --external-sources tests/*.sh tests/arm64/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/history/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/* deploy/*.sh deploy/front/cmonhachk-front deploy/package/{completion,p*,xinetd-p*} .ci/run
+    shellcheck --external-sources tests/*.sh tests/arm64/*.sh tests/selinux/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/history/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/* deploy/*.sh deploy/front/cmonhachk-front deploy/package/{completion,p*,xinetd-p*} .ci/run
 }
 
 package() {
@@ -135,6 +137,8 @@ demo() {
 bench() { bash tests/bench/run.sh --short >/dev/null || fail "the benchmark failed"; }
 
 arm64() { bash tests/arm64/run.sh; }
+
+selinux() { bash tests/selinux/run.sh; }
 
 # only MODULE: runs the tests of one module.
 only() {
