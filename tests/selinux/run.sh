@@ -67,7 +67,7 @@ within() {
 }
 
 # Each UI shows the number of its node.
-page() { curl --silent --max-time 5 "http://$address:$1/"; }
+page() { curl --silent --max-time 5 "${@:2}" "http://$address:$1/"; }
 users_reach() { [ "$(page 81)" = "$1" ]; }
 # The node with the address answers for it, on the UI's own port.
 has_address() { [ "$(page 443)" = "$1" ]; }
@@ -78,7 +78,8 @@ node_says() { [ "$(on "$1" "$2")" = "$3" ]; }
 # nobody_is_lost LEADER COMMAND...: during the command, one user after the other gets to the leader.
 nobody_is_lost() {
     local user status=0 wrong
-    while :; do page 81 || echo "status $?"; done >"$folder/users" &
+    # An emulated node may need some seconds for what takes others milliseconds.
+    while :; do page 81 --max-time 20 || echo "status $?"; done >"$folder/users" &
     user=$!
     "${@:2}" || status=$?
     # The ones after the command.
@@ -198,7 +199,8 @@ an_upgrade() {
 
 boots_again() {
     local node
-    for node in 1 2; do on "$node" 'systemctl reboot' || return; done
+    # The answer comes before the node goes.
+    for node in 1 2; do on "$node" '{ sleep 1; systemctl reboot; } >/dev/null 2>&1 &' || return; done
     for node in 1 2; do answer "$node" || return; done
     within 120 users_reach "$1"
 }
