@@ -118,7 +118,7 @@ declare -A to=() from=()
 
 # boot NODE: starts the machine. What it changes on its disk is in a file that ends with it.
 boot() {
-    local in out line="console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 systemd.show_status=false systemd.getty_auto=no"
+    local in out line="console=ttyS0 quiet panic=-1 mitigations=off no_timer_check net.ifnames=0 systemd.show_status=false systemd.getty_auto=no"
     line+=" systemd.hostname=node$1 systemd.setenv=node=$1"
     line+=" security=selinux selinux=1 enforcing=1 audit=1 audit_backlog_limit=8192"
     ip tuntap add "node$1" mode tap
