@@ -63,7 +63,7 @@ tests() {
 # than a test may.
 build() {
     local root roots=()
-    if [[ " ${parts[*]} " = *" "@(suite|alone)" "* ]]; then
+    if [[ " ${parts[*]} " = *" "@(suite|alone|versions)" "* ]]; then
         for root in bullseye-front bookworm trixie-front; do
             tests/root.sh "$root" &
             roots+=("$!")
