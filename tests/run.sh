@@ -89,7 +89,7 @@ lint() {
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
     # The parts of the binary: licences, duplicates and sources, by the rules in .deny.toml.
     if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
-    shellcheck --external-sources tests/*.sh tests/arm64/*.sh tests/selinux/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/history/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/* deploy/*.sh deploy/front/cmonhachk-front deploy/package/{completion,p*,xinetd-p*} .ci/run
+    shellcheck --external-sources tests/*.sh tests/arm64/*.sh tests/selinux/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/history/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/{s9s,boot-systemd} deploy/*.sh deploy/front/cmonhachk-front deploy/package/{completion,p*,xinetd-p*} .ci/run
 }
 
 package() {
