@@ -270,10 +270,18 @@ impl Judge<'_> {
             }
             let is_cut = !["open", "over"].contains(&session.text.as_str());
             let is_hard_stop = reloaded((earliest, hard_stop + SLACK));
-            if is_cut && !is_hard_stop && self.must_reach((end, end)) == Some(node) {
+            if is_cut && !is_hard_stop && !self.is_clock_set(end) && self.must_reach((end, end)) == Some(node) {
                 self.breaks(2, session, "it was cut without a cause");
             }
         }
+    }
+
+    /// Whether a clock was set just before. If it is set forward by more than `timeout client`, HAProxy 2.8.0 and
+    /// older ones, also Debian 12's, may end sessions (haproxy/haproxy, issue 2704).
+    fn is_clock_set(&self, at: u64) -> bool {
+        let faults = (0..3).flat_map(|node| self.faults(node, &["clock"]));
+        let is_just_before = |moment| moment <= at && at <= moment + SLACK;
+        faults.flat_map(|fault| [fault.0, fault.1]).any(is_just_before)
     }
 
     /// How long a node or its HAProxy stood still during this span, in milliseconds, in all.
@@ -463,6 +471,7 @@ mod tests {
             "14000 14100 fault node1 haproxy reloaded\n1000 24200 session node2 connection reset",
             "9000 9100 fault node1 haproxy reloaded\n1000 19100 session node2 connection reset",
             "14000 14100 fault node1 haproxy reloaded\n23900 27000 fault node1 frozen\n1000 27200 session node2 connection reset",
+            "14900 18000 fault node1 clock: 61920 s\n1000 15000 session node2 closed",
             "9000 10000 fault node3 check killed\n10020 10020 login node3 beside list",
             "0 15000 holder node1 \n14000 60000 holder node3 \n19500 19510 user - timed out",
             // Two lead by their own views: users may be on both.
@@ -528,6 +537,10 @@ mod tests {
                 "0 15000 holder node1 \n14000 60000 holder node3 \n25600 25610 user - timed out",
             ),
             (2, "1000 15000 session node2 connection reset"),
+            (
+                2,
+                "14000 18000 fault node1 clock: 61920 s\n1000 15000 session node2 closed",
+            ),
             (2, "0 60000 view node1 node1"),
             // A check says what its list has not said for long.
             (3, "1200 1210 check node1 leader"),
