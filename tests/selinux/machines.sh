@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2034,SC2154
 # The two virtual machines: makes their disk, boots them, and runs commands in them. run.sh sources this.
 
 # What the kernel needs before it can reach its disk, and what the nodes use.
@@ -114,26 +114,32 @@ make_network() {
     ip link set bridge up
 }
 
-declare -A to=() from=()
+declare -A to=() from=() machine=()
 
-# boot NODE: starts the machine. What it changes on its disk is in a file that ends with it.
-boot() {
-    local in out line="console=ttyS0 quiet panic=-1 mitigations=off no_timer_check net.ifnames=0 systemd.show_status=false systemd.getty_auto=no"
-    line+=" systemd.hostname=node$1 systemd.setenv=node=$1"
-    line+=" security=selinux selinux=1 enforcing=1 audit=1 audit_backlog_limit=8192"
+# connect NODE: its disk, its place in the network, and the channel for its commands.
+connect() {
+    local in out
+    cp --sparse=always "$folder/disk" "$folder/node$1.disk"
     ip tuntap add "node$1" mode tap
     ip link set "node$1" master bridge up
     mkfifo "$folder/node$1.in" "$folder/node$1.out"
-    TMPDIR=$folder qemu-system-x86_64 -accel "$accelerator" -cpu max -m 640 -nodefaults -display none -serial "file:$folder/node$1.log" \
+    exec {in}<>"$folder/node$1.in" {out}<>"$folder/node$1.out"
+    to[$1]=$in from[$1]=$out
+}
+
+# boot NODE: starts the machine, which ends when it would boot again: emulated, that can take minutes.
+boot() {
+    local line="console=ttyS0 quiet panic=-1 mitigations=off no_timer_check net.ifnames=0 systemd.show_status=false systemd.getty_auto=no"
+    line+=" systemd.hostname=node$1 systemd.setenv=node=$1"
+    line+=" security=selinux selinux=1 enforcing=1 audit=1 audit_backlog_limit=8192"
+    qemu-system-x86_64 -accel "$accelerator" -cpu max -m 640 -nodefaults -display none -no-reboot -serial "file:$folder/node$1.log" \
         -kernel "$folder/vmlinuz" -initrd "$folder/initrd" -append "$line" \
-        -drive "file=$folder/disk,format=raw,if=virtio,snapshot=on,cache=unsafe" \
+        -drive "file=$folder/node$1.disk,format=raw,if=virtio,cache=unsafe" \
         -netdev "tap,id=net,ifname=node$1,script=no,downscript=no" \
         -device "virtio-net-pci,netdev=net,mac=52:54:00:00:00:0$1,romfile=" \
         -device virtio-serial-pci -chardev "pipe,id=driver,path=$folder/node$1" -device virtserialport,chardev=driver,name=driver \
         </dev/null >"$folder/qemu$1.log" 2>&1 &
-    processes+=("$!")
-    exec {in}<>"$folder/node$1.in" {out}<>"$folder/node$1.out"
-    to[$1]=$in from[$1]=$out
+    machine[$1]=$!
 }
 
 # on NODE COMMAND: runs it in the machine, prints what it prints, and has its status.

@@ -29,9 +29,9 @@ fi
 
 umask 022
 folder=$(mktemp --directory "$PWD/target/selinux.XXXXXX")
-processes=()
 cleanup() {
-    for process in "${processes[@]}"; do kill "$process" && wait "$process"; done 2>/dev/null
+    set +e
+    for process in "${machine[@]}"; do kill "$process" && wait "$process"; done 2>/dev/null
     rm -rf "$folder"
 }
 trap cleanup EXIT
@@ -197,19 +197,20 @@ an_upgrade() {
     shows "all of this is allowed" only_denied
 }
 
-boots_again() {
+# Both nodes, at the same time. The answer to the command comes before the node goes.
+boot_again() {
     local node
-    # The answer comes before the node goes.
-    for node in 1 2; do on "$node" '{ sleep 1; systemctl reboot; } >/dev/null 2>&1 &' || return; done
-    for node in 1 2; do answer "$node" || return; done
-    within 120 users_reach "$1"
+    for node in 1 2; do on "$node" '{ sleep 1; systemctl reboot; } >/dev/null 2>&1 &'; done
+    for node in 1 2; do wait "${machine[$node]}" && boot "$node"; done
+    for node in 1 2; do echo "node $node is up after $(answer "$node") s"; done
 }
 
 # Whichever of the two starts first finds what it needs from the other.
 a_reboot() {
     on 1 'start_first keepalived cmonhachk-front'
     on 2 'start_first cmonhachk-front keepalived'
-    shows "users get to the leader after a boot" boots_again 2
+    boot_again
+    shows "users get to the leader after a boot" within 120 users_reach 2
     shows "tmpfiles.d labels the folder" both on "[[ \$(stat --format %C /run/keepalived-cmonhachk{,/haproxy} | uniq) = *:keepalived_var_run_t:s0 ]]"
     local first
     first=$(holder)
@@ -257,12 +258,14 @@ tried() {
 }
 
 say "Makes the machines"
+make_kernel
+accelerator >"$folder/accelerator" &
 make_packages
 make_disk
-make_kernel
-accelerator=$(accelerator)
+wait $!
+accelerator=$(cat "$folder/accelerator")
 make_network
-for node in 1 2; do boot "$node"; done
+for node in 1 2; do connect "$node" && boot "$node"; done
 for node in 1 2; do echo "node $node is up after $(answer "$node") s"; done
 echo "tried with $accelerator: $(tried)"
 for part in a_new_system without_semanage the_front failover another_port an_upgrade a_reboot a_removal from_a_former_version; do
