@@ -117,12 +117,26 @@ fn dissolves(per_second: u32, seconds: f64, disturbance: Disturbance) -> Result<
     );
     match wrong.len() {
         0 if was_there => Ok(()),
-        0 => Err("there was no check to disturb".to_string()),
+        0 => Err(NOTHING.to_string()),
         count => Err(format!(
             "{per_second}/s, {seconds} s, {disturbance:?}: {count} of {later} wrong: {:?}",
             wrong[0]
         )),
     }
+}
+
+const NOTHING: &str = "there was no check to disturb";
+
+/// On a busy machine, the check may be gone when it is to be disturbed. That is done again, a few times.
+fn dissolves_if_disturbed(per_second: u32, seconds: f64, disturbance: Disturbance) -> Result<(), String> {
+    let mut outcome = Err(NOTHING.to_string());
+    for _ in 0..4 {
+        outcome = dissolves(per_second, seconds, disturbance);
+        if outcome != Err(NOTHING.to_string()) {
+            break;
+        }
+    }
+    outcome
 }
 
 #[test]
@@ -138,7 +152,9 @@ fn a_queue_at_the_lock_dissolves_whatever_its_holder_met() {
             thread::scope(|scope| {
                 let cases: Vec<_> = group
                     .iter()
-                    .map(|(rate, seconds, disturbance)| scope.spawn(|| dissolves(*rate, *seconds, *disturbance)))
+                    .map(|(rate, seconds, disturbance)| {
+                        scope.spawn(|| dissolves_if_disturbed(*rate, *seconds, *disturbance))
+                    })
                     .collect();
                 cases.into_iter().try_for_each(|case| case.join().unwrap())
             })
