@@ -7,22 +7,22 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 
+use crate::cache::backoff::Pause;
+use crate::cache::entry::Entry;
+use crate::cache::reported::tell;
 use crate::cache::{self, Slot, Turn};
-use crate::conf;
-use crate::defaults::{self, BindAddress};
-use crate::entry::Entry;
-use crate::evaluation::evaluate;
-use crate::guard;
-use crate::list;
-use crate::log;
-use crate::machine;
-use crate::moment::Moment;
+use crate::cluster::evaluate;
+use crate::cluster::list;
+use crate::cluster::node::{self, BindAddress};
 use crate::options::Options;
-use crate::pause::Pause;
-use crate::process::Run;
-use crate::reason::{Fault, Reason};
+use crate::os::clock::Moment;
+use crate::os::files;
+use crate::os::syslog;
+use crate::os::watchdog;
 use crate::s9s;
-use crate::told::tell;
+use crate::s9s::config;
+use crate::s9s::process::Run;
+use crate::verdict::reason::{Fault, Reason};
 use crate::verdict::{Outcome, Verdict, evidence, verdict};
 
 /// s9s is killed this long before the deadline, or 2/5 of the time left if that is less. Checks that wait for
@@ -47,7 +47,7 @@ impl Checked {
         if let Some((slot, entry)) = self.publication.take()
             && let Err(error) = slot.publish(&entry)
         {
-            log::fault(&format!("{error:#}"));
+            syslog::fault(&format!("{error:#}"));
         }
     }
 }
@@ -72,8 +72,8 @@ pub fn check(options: &Options, deadline: Moment) -> Checked {
 
 /// Asks s9s.
 fn ask(options: &Options, slot: Slot, deadline: Moment) -> Checked {
-    guard::enter("looking at the credentials of s9s, for", &options.lock_file);
-    let credentials = conf::digest(&slot.boot);
+    watchdog::enter("looking at the credentials of s9s, for", &options.lock_file);
+    let credentials = config::digest(&slot.boot);
     let from = Moment::now();
     let mut ended = None;
     let outcome = find_out(options, deadline, &mut |step| {
@@ -121,17 +121,17 @@ pub fn find_out(options: &Options, deadline: Moment, follow: &mut dyn FnMut(Step
     follow(Step::Begins);
     let mut names = who_this_node_is(options)?;
     // --node is not questioned: behind NAT or in a container, no interface has the address in the list.
-    let interfaces = match machine::interface_addresses() {
+    let interfaces = match files::interface_addresses() {
         Err(_) if options.node.is_some() && !names.contains(&BindAddress::Wildcard) => Vec::new(),
         interfaces => interfaces?,
     };
     follow(Step::Node(&names, &interfaces));
     if options.node.is_none() {
-        names = defaults::of_this_machine(&names, &interfaces)?;
+        names = node::of_this_machine(&names, &interfaces)?;
     }
     let program = s9s::find(&options.s9s)?;
     follow(Step::Runs(&program));
-    guard::enter("running", &program);
+    watchdog::enter("running", &program);
     let run = s9s::run(&program, deadline)?;
     follow(Step::Ran(&run));
     let text = list::plain(s9s::output(&program, &run)?);
@@ -144,12 +144,12 @@ pub fn find_out(options: &Options, deadline: Moment, follow: &mut dyn FnMut(Step
 /// [`Reason::Maintenance`] where the maintenance file is there, with its text.
 fn in_service(options: &Options) -> Result<(), Fault> {
     let file = &options.maintenance;
-    guard::enter("looking at", file);
+    watchdog::enter("looking at", file);
     if fs::symlink_metadata(file).is_err() {
         return Ok(());
     }
     // The text is only for people. A file that the service's user may not read counts, too.
-    let text = machine::read_file(file).unwrap_or_default();
+    let text = files::read_file(file).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     Err(Reason::Maintenance.because(anyhow!("{} says: {}", file.display(), text.trim())))
 }
@@ -157,20 +157,20 @@ fn in_service(options: &Options) -> Result<(), Fault> {
 /// The entries of `--node`, which outranks the file, or of `RPC_BIND_ADDRESSES`.
 fn who_this_node_is(options: &Options) -> Result<Vec<BindAddress>, Fault> {
     let path = &options.cmon_defaults;
-    guard::enter("reading", path);
-    let text = machine::read_file(path);
-    if text.as_ref().is_ok_and(|text| defaults::is_in_a_pool(text)) {
+    watchdog::enter("reading", path);
+    let text = files::read_file(path);
+    if text.as_ref().is_ok_and(|text| node::is_in_a_pool(text)) {
         return Err(Reason::ControllerPool.because(anyhow!("EXTRA_OPTS in {} has --pool", path.display())));
     }
     if let Some(node) = &options.node {
-        return defaults::list(node.as_bytes(), "--node");
+        return node::list(node.as_bytes(), "--node");
     }
     let text = text.map_err(|error| {
-        let reason = match machine::is_missing(&error) {
+        let reason = match files::is_missing(&error) {
             true => Reason::DefaultsMissing,
             false => Reason::DefaultsUnreadable,
         };
         reason.because(anyhow!(error).context(format!("cannot read {}", path.display())))
     })?;
-    defaults::bind_addresses(&text)
+    node::bind_addresses(&text)
 }

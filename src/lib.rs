@@ -58,30 +58,12 @@
 
 #![warn(missing_docs)]
 
-pub mod answer;
-pub mod by_hand;
 pub mod cache;
 pub mod check;
-pub mod conf;
-pub mod connection;
-pub mod defaults;
-pub mod entry;
-pub mod evaluation;
-pub mod explain;
-pub mod guard;
-pub mod key;
-pub mod list;
-pub mod listener;
-pub mod log;
-pub mod machine;
-pub mod moment;
+pub mod cli;
+pub mod cluster;
+pub mod net;
 pub mod options;
-pub mod pause;
-pub mod process;
-pub mod reason;
-pub mod request;
+pub mod os;
 pub mod s9s;
-pub mod serve;
-pub mod settings;
-pub mod told;
 pub mod verdict;

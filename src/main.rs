@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use cmonhachk::by_hand::by_hand;
-use cmonhachk::connection::{Connection, Input};
-use cmonhachk::listener::serve_stdin;
-use cmonhachk::moment::Moment;
-use cmonhachk::serve::serve;
+use cmonhachk::cli::by_hand;
+use cmonhachk::net::connection::{Connection, Input};
+use cmonhachk::net::listener::serve_stdin;
+use cmonhachk::net::serve;
+use cmonhachk::os::clock::Moment;
 
 /// musl's allocator returns each freed page to the kernel, which costs a short-lived process most.
 #[global_allocator]

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, anyhow};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
-use crate::machine::{is_missing, read_file};
-use crate::settings::{Line, lines};
+use crate::os::env_file::{Line, lines};
+use crate::os::files::{is_missing, read_file};
 
 /// The settings file.
 pub const SETTINGS: &str = "/etc/default/cmonhachk";

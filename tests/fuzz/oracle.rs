@@ -8,16 +8,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str;
 use std::time::Duration;
 
-use cmonhachk::defaults::{BindAddress, bind_addresses, join, of_this_machine};
-use cmonhachk::entry::Entry;
-use cmonhachk::evaluation::evaluate;
-use cmonhachk::list::{self, State};
-use cmonhachk::log::clean;
-use cmonhachk::moment::Moment;
-use cmonhachk::pause::Pause;
-use cmonhachk::process::Survivor;
-use cmonhachk::reason::{Fault, Reason};
-use cmonhachk::request::{Request, is_complete, is_head, request as asked};
+use cmonhachk::cache::backoff::Pause;
+use cmonhachk::cache::entry::Entry;
+use cmonhachk::cluster::evaluate;
+use cmonhachk::cluster::list::{self, State};
+use cmonhachk::cluster::node::{BindAddress, bind_addresses, join, of_this_machine};
+use cmonhachk::net::request::{Request, is_complete, is_head, request as asked};
+use cmonhachk::os::clock::Moment;
+use cmonhachk::os::syslog::clean;
+use cmonhachk::s9s::process::Survivor;
+use cmonhachk::verdict::reason::{Fault, Reason};
 use cmonhachk::verdict::{Role, Verdict, verdict};
 
 /// The addresses of this machine.

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cmonhachk::entry::Entry;
-use cmonhachk::moment::Moment;
-use cmonhachk::reason::Reason;
+use cmonhachk::cache::entry::Entry;
+use cmonhachk::os::clock::Moment;
+use cmonhachk::verdict::reason::Reason;
 use cmonhachk::verdict::{Role, Verdict};
 use nix::time::{ClockId, clock_gettime};
 

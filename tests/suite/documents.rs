@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-use cmonhachk::reason::Reason;
+use cmonhachk::verdict::reason::Reason;
 use regex::Regex;
 
 use crate::cluster::{Folder, binary, project};

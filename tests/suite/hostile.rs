@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
-use cmonhachk::reason::Reason;
+use cmonhachk::verdict::reason::Reason;
 
 use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, binary, connect, simulated_s9s, starting, unknown};
 use crate::syslog::{Log, logging};

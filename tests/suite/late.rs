@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cmonhachk::defaults::bind_addresses;
-use cmonhachk::evaluation::evaluate;
-use cmonhachk::list;
+use cmonhachk::cluster::evaluate;
+use cmonhachk::cluster::list;
+use cmonhachk::cluster::node::bind_addresses;
 use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -9,7 +9,7 @@ use std::net::Shutdown;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 
-use cmonhachk::reason::Reason;
+use cmonhachk::verdict::reason::Reason;
 use nix::errno::Errno;
 use nix::libc::{self, rlimit};
 

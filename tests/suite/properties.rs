@@ -6,12 +6,12 @@
 
 use std::net::IpAddr;
 
-use cmonhachk::defaults::{BindAddress, bind_addresses, of_this_machine};
-use cmonhachk::entry::Entry;
-use cmonhachk::evaluation::evaluate;
-use cmonhachk::list;
-use cmonhachk::reason::Reason;
-use cmonhachk::request;
+use cmonhachk::cache::entry::Entry;
+use cmonhachk::cluster::evaluate;
+use cmonhachk::cluster::list;
+use cmonhachk::cluster::node::{BindAddress, bind_addresses, of_this_machine};
+use cmonhachk::net::request;
+use cmonhachk::verdict::reason::Reason;
 use cmonhachk::verdict::{Role, Verdict, verdict};
 use proptest::prelude::*;
 

@@ -1,6 +1,6 @@
 //! The deployed check has its own user and no other rights, under xinetd, from the packages.
 
-use cmonhachk::reason::Reason;
+use cmonhachk::verdict::reason::Reason;
 
 use crate::cluster::{LEADER, unknown, wait_until};
 use crate::node::{DEB, Node, XINETD_DEB};

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use cmonhachk::process::MAX_OUTPUT;
+use cmonhachk::s9s::process::MAX_OUTPUT;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
 use nix::unistd::{Pid, Uid, User};
 

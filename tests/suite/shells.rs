@@ -14,8 +14,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use cmonhachk::defaults::{BindAddress, bind_addresses, list};
-use cmonhachk::reason::{Fault, Reason};
+use cmonhachk::cluster::node::{BindAddress, bind_addresses, list};
+use cmonhachk::verdict::reason::{Fault, Reason};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::string::bytes_regex;

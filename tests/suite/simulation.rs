@@ -6,7 +6,7 @@
 use std::fs;
 use std::process::Command;
 
-use cmonhachk::list;
+use cmonhachk::cluster::list;
 
 use crate::cluster::{Folder, project, simulated_s9s};
 

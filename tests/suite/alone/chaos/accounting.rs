@@ -5,7 +5,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use cmonhachk::reason::Reason;
+use cmonhachk::verdict::reason::Reason;
 
 use super::clients::{Outcome, Then};
 use super::machine::Machine;

@@ -1,12 +1,15 @@
 //! The evaluation of the list: what it says about this node.
 
+pub mod list;
+pub mod node;
+
 use std::net::IpAddr;
 
 use anyhow::anyhow;
 
-use crate::defaults::{BindAddress, join};
-use crate::list::{Row, State};
-use crate::reason::Reason;
+use crate::cluster::list::{Row, State};
+use crate::cluster::node::{BindAddress, join};
+use crate::verdict::reason::Reason;
 use crate::verdict::{Outcome, Role};
 
 /// Finds this node in the list, and the role that the list gives it. A row is this node's if any of `entries`
@@ -52,8 +55,8 @@ pub fn evaluate(entries: &[BindAddress], interfaces: &[IpAddr], rows: &[Row<'_>]
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::defaults::bind_addresses;
-    use crate::list;
+    use crate::cluster::list;
+    use crate::cluster::node::bind_addresses;
     use crate::verdict::verdict;
 
     const HEADER: &str = "S VERSION OWNER GROUP NAME               IP              PORT COMMENT\n";

@@ -1,18 +1,20 @@
 //! What a person or a script gets: the same answer, without the lock and the cache, and an exit status.
 
+pub mod explain;
+
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
 
-use crate::answer::render;
 use crate::check::find_out;
-use crate::explain::{self, explain};
-use crate::guard;
-use crate::listener;
-use crate::moment::Moment;
+use crate::cli::explain::explain;
+use crate::net::listener;
+use crate::net::request::Request;
+use crate::net::response::render;
 use crate::options::{Options, in_short};
-use crate::reason::Reason;
-use crate::request::Request;
+use crate::os::clock::Moment;
+use crate::os::watchdog;
+use crate::verdict::reason::Reason;
 use crate::verdict::{Role, Verdict, verdict};
 
 /// Makes the check and prints the answer, or with `--explain` the way to it. With `--listen`, serves clients
@@ -33,7 +35,7 @@ pub fn by_hand(started: Moment) -> ExitCode {
         });
     }
     let (deadline, explains) = (started + options.timeout, options.explain);
-    let armed = guard::arm(deadline, move |doing| {
+    let armed = watchdog::arm(deadline, move |doing| {
         let verdict = Verdict::Unknown(Reason::Stuck);
         match explains {
             true => explain::conclude(Reason::Stuck, doing),
@@ -48,7 +50,7 @@ pub fn by_hand(started: Moment) -> ExitCode {
         true => explain(&options, deadline),
         false => verdict(&find_out(&options, deadline, &mut |_| ())),
     };
-    guard::claim_answer();
+    watchdog::claim_answer();
     if !explains {
         print(&render(verdict, Request::Role, false));
     }

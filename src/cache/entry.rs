@@ -8,9 +8,9 @@
 
 use std::time::Duration;
 
-use crate::moment::Moment;
-use crate::pause::Pause;
-use crate::process::Survivor;
+use crate::cache::backoff::Pause;
+use crate::os::clock::Moment;
+use crate::s9s::process::Survivor;
 use crate::verdict::Verdict;
 
 /// A verdict that was published.
@@ -76,8 +76,8 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reason::Reason;
     use crate::verdict::Role;
+    use crate::verdict::reason::Reason;
 
     fn entries() -> impl Iterator<Item = Entry> {
         let unknown = Reason::ALL.into_iter().map(Verdict::Unknown);

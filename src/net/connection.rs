@@ -14,9 +14,9 @@ use nix::sys::socket::{
 use nix::sys::stat::fstat;
 use nix::unistd::{dup2_stderr, dup2_stdout};
 
-use crate::log;
-use crate::moment::Moment;
-use crate::request::{self, MAX_HEAD};
+use crate::net::request::{self, MAX_HEAD};
+use crate::os::clock::Moment;
+use crate::os::syslog;
 
 /// How long the check waits for the client's last bytes after the answer.
 const LINGER: Duration = Duration::from_secs(1);
@@ -94,7 +94,7 @@ impl Connection {
         match send(STDIN_FILENO, answer, flags) {
             // The client did not wait for its answer. The check did nothing wrong.
             Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => {}
-            Err(errno) => log::fault(&format!("the answer could not be sent: {errno}")),
+            Err(errno) => syslog::fault(&format!("the answer could not be sent: {errno}")),
         }
         let _ = shutdown(STDIN_FILENO, Shutdown::Write);
     }

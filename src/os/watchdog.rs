@@ -2,7 +2,7 @@
 //!
 //! A file on a dead NFS server, behind an on-access scanner or on a frozen disk holds a process in
 //! a wait that no signal handler can interrupt. So the guard is a second thread. When it ends the
-//! process, the kernel kills s9s (see [`crate::process`]).
+//! process, the kernel kills s9s (see [`crate::s9s::process`]).
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::moment::Moment;
+use crate::os::clock::Moment;
 
 /// After its deadline, a check has this much longer to answer by itself. The time starts when the guard
 /// wakes up, not at the deadline, because the whole process may have been stopped.

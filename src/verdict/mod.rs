@@ -1,6 +1,8 @@
 //! The vocabulary: the possible results of a check.
 
-use crate::reason::{Fault, Reason};
+pub mod reason;
+
+use crate::verdict::reason::{Fault, Reason};
 
 /// What the list says of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +52,7 @@ impl Verdict {
 }
 
 /// What a check finds out: this node's role and its row as s9s printed it, without colour, or why the role is
-/// not known. The row can hold any bytes: clean it with [`crate::log::clean`] before it is shown.
+/// not known. The row can hold any bytes: clean it with [`crate::os::syslog::clean`] before it is shown.
 pub type Outcome = Result<(Role, String), Fault>;
 
 /// The verdict that follows from an outcome.

@@ -1,21 +1,25 @@
 //! What a client gets: one answer to one connection.
 
+pub mod connection;
+pub mod listener;
+pub mod request;
+pub mod response;
+
 use std::panic;
 use std::path::Path;
 use std::process::exit;
 use std::time::Duration;
 
-use crate::answer::render;
+use crate::cache::reported::tell;
 use crate::check::check;
-use crate::connection::Connection;
-use crate::guard;
-use crate::log;
-use crate::moment::Moment;
+use crate::net::connection::Connection;
+use crate::net::response::render;
 use crate::options::{Options, in_short};
-use crate::reason::Reason;
-use crate::request;
-use crate::told::tell;
+use crate::os::clock::Moment;
+use crate::os::syslog;
+use crate::os::watchdog;
 use crate::verdict::Verdict;
+use crate::verdict::reason::Reason;
 
 /// How long a check waits for the request, at most half of the check's time.
 const READING: Duration = Duration::from_secs(1);
@@ -28,7 +32,7 @@ const SILENCE: Duration = Duration::from_millis(400);
 pub fn serve(connection: Connection, started: Moment) {
     // A defect must not cost the client its answer: a fixed one, as the guard's.
     panic::set_hook(Box::new(move |panic| {
-        guard::claim_answer();
+        watchdog::claim_answer();
         send(connection, Verdict::Unknown(Reason::InternalError), b"");
         fault(Reason::InternalError, panic);
         connection.linger();
@@ -69,7 +73,7 @@ fn answer(connection: Connection, started: Moment, head: &mut Vec<u8>) -> Result
     let deadline = started + options.timeout;
     let lock_file = options.lock_file.clone();
     // The guard sends one fixed answer, whatever the form of the request.
-    let armed = guard::arm(deadline, move |doing| {
+    let armed = watchdog::arm(deadline, move |doing| {
         let verdict = Verdict::Unknown(Reason::Stuck);
         send(connection, verdict, b"");
         tell(&lock_file, verdict, doing);
@@ -79,7 +83,7 @@ fn answer(connection: Connection, started: Moment, head: &mut Vec<u8>) -> Result
     // If there is no room for a thread, there is none for s9s.
     armed.map_err(|error| fault(Reason::S9sNotStarted, &error))?;
     let mut checked = check(&options, deadline);
-    guard::enter("reading the request from", Path::new("the client"));
+    watchdog::enter("reading the request from", Path::new("the client"));
     connection.read_what_is_there(head);
     if !request::is_complete(head) {
         // Wait for the rest last: it decides only the form of the answer, so it must not shorten the time for
@@ -93,7 +97,7 @@ fn answer(connection: Connection, started: Moment, head: &mut Vec<u8>) -> Result
         checked.verdict = Verdict::Unknown(Reason::Stuck);
         checked.evidence = "the check was stopped until its deadline had passed".to_string();
     }
-    guard::claim_answer();
+    watchdog::claim_answer();
     send(connection, checked.verdict, head);
     // The answer must not wait for the lock file's disk.
     checked.finish(&options.lock_file);
@@ -106,6 +110,6 @@ fn send(connection: Connection, verdict: Verdict, head: &[u8]) {
 
 /// Logs, for the operator, why there is no check.
 fn fault(reason: Reason, why: &dyn std::fmt::Display) -> Reason {
-    log::fault(&format!("{}: {why}", reason.code()));
+    syslog::fault(&format!("{}: {why}", reason.code()));
     reason
 }

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::anyhow;
 
-use crate::reason::{Fault, Reason};
-use crate::settings::{Line, lines};
+use crate::os::env_file::{Line, lines};
+use crate::verdict::reason::{Fault, Reason};
 
 /// One entry of `RPC_BIND_ADDRESSES`.
 #[derive(Clone, Debug, PartialEq, Eq)]

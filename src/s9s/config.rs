@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use nix::unistd::{AccessFlags, Uid, User, access};
 
-use crate::machine::{identity, is_missing, read_file, variable};
+use crate::os::files::{identity, is_missing, read_file, variable};
 
 /// The home folder that s9s uses, and where that is from. If this user cannot enter HOME, it belongs to somebody
 /// else and was handed on by the program that started xinetd.

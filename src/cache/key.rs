@@ -8,8 +8,8 @@ use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::machine::identity;
 use crate::options::Options;
+use crate::os::files::identity;
 use crate::s9s;
 
 /// The key of a check with these options, in this process's environment and this boot.

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use crate::process::{Ended, Survivor};
-use crate::reason::Reason;
+use crate::s9s::process::{Ended, Survivor};
 use crate::verdict::Verdict;
+use crate::verdict::reason::Reason;
 
 /// The first pause after a refused user or password. The next one doubles it.
 const REFUSED: Duration = Duration::from_secs(30);
@@ -22,7 +22,7 @@ pub struct Pause {
     pub span: Duration,
     /// The pause after the last refusal, if no login has succeeded since then.
     pub refused: Duration,
-    /// The digest of the credentials that this is about, as [`crate::conf::digest`] has it.
+    /// The digest of the credentials that this is about, as [`crate::s9s::config::digest`] has it.
     pub credentials: u32,
     /// The process that could not be killed: s9s is not run again while it is there.
     pub survivor: Option<Survivor>,

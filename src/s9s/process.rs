@@ -22,8 +22,8 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getppid, pipe2, setpgid};
 
-use crate::machine::start_of;
-use crate::moment::Moment;
+use crate::os::clock::Moment;
+use crate::os::files::start_of;
 
 /// How much a program may print to either stream, in bytes: a list of 5,000 controllers.
 pub const MAX_OUTPUT: usize = 512 * 1024;

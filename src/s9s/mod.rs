@@ -1,5 +1,8 @@
 //! What is known of s9s: how it is found and run, and what each way to end means.
 
+pub mod config;
+pub mod process;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
@@ -12,11 +15,10 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::{AccessFlags, access};
 
-use crate::conf;
-use crate::machine::variable;
-use crate::moment::Moment;
-use crate::process::{self, Ended, MAX_OUTPUT, NotStarted, Run};
-use crate::reason::{Fault, Reason};
+use crate::os::clock::Moment;
+use crate::os::files::variable;
+use crate::s9s::process::{Ended, MAX_OUTPUT, NotStarted, Run};
+use crate::verdict::reason::{Fault, Reason};
 
 /// The arguments of every run. Further words would be name filters.
 pub const ARGUMENTS: [&str; 3] = ["controller", "--list", "--long"];
@@ -39,7 +41,7 @@ pub fn run(program: &Path, deadline: Moment) -> Result<Run, Fault> {
         environment.insert("S9S_CONNECTION_TIMEOUT".into(), seconds.to_string().into());
     }
     // An init system gives xinetd's services no HOME, and HOME decides which s9s.conf is read.
-    if let Some((home, _)) = conf::home() {
+    if let Some((home, _)) = config::home() {
         environment.insert("HOME".into(), home);
     }
     let text = |text: &OsStr| CString::new(text.as_bytes()).expect("no argument and no variable holds a NUL");

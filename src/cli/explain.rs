@@ -7,21 +7,21 @@ use std::path::Path;
 
 use nix::unistd::{Uid, User};
 
-use crate::by_hand::print;
 use crate::cache;
+use crate::cache::reported;
 use crate::check::{Step, find_out};
-use crate::conf;
-use crate::defaults::BindAddress;
-use crate::guard;
-use crate::list;
-use crate::log::clean;
-use crate::machine::is_missing;
-use crate::moment::Moment;
+use crate::cli::print;
+use crate::cluster::list;
+use crate::cluster::node::BindAddress;
 use crate::options::Options;
-use crate::process::Run;
-use crate::reason::Reason;
+use crate::os::clock::Moment;
+use crate::os::files::is_missing;
+use crate::os::syslog::clean;
+use crate::os::watchdog;
+use crate::s9s::config;
+use crate::s9s::process::Run;
 use crate::s9s::{ARGUMENTS, ending};
-use crate::told;
+use crate::verdict::reason::Reason;
 use crate::verdict::{Role, Verdict, verdict};
 
 /// The packages' user.
@@ -51,7 +51,7 @@ pub fn explain(options: &Options, deadline: Moment) -> Verdict {
         }
         Step::Node(entries, ours) => {
             entries.iter().for_each(|entry| say!("    {}", describe(entry, ours)));
-            guard::enter("looking at", Path::new("the files that s9s reads"));
+            watchdog::enter("looking at", Path::new("the files that s9s reads"));
             tell_inputs();
         }
         Step::Runs(program) => {
@@ -102,7 +102,7 @@ pub fn conclude(reason: Reason, doing: &str) {
 /// Tells what the service has cached. Returns what it answers, and whether that is known to be so now.
 fn service(options: &Options) -> (Option<Verdict>, bool) {
     let lock_file = &options.lock_file;
-    guard::enter("reading the verdict beside", lock_file);
+    watchdog::enter("reading the verdict beside", lock_file);
     say!("What the service answers");
     say!("  lock file {}", lock_file.display());
     let folder = fs::metadata(cache::folder(lock_file));
@@ -133,7 +133,7 @@ fn service(options: &Options) -> (Option<Verdict>, bool) {
         is_recent = pause.is_some() || age < options.max_age + options.timeout;
         pause.iter().for_each(|pause| say!("  a pause: s9s is not run {pause}"));
     }
-    let told = told::last(lock_file, owner);
+    let told = reported::last(lock_file, owner);
     say!(
         "  its clients were told last: {}",
         told.map_or("nothing".to_string(), Verdict::words)
@@ -143,7 +143,7 @@ fn service(options: &Options) -> (Option<Verdict>, bool) {
 
 fn tell_inputs() {
     say!("What s9s reads");
-    conf::describe().iter().for_each(|line| say!("  {line}"));
+    config::describe().iter().for_each(|line| say!("  {line}"));
     if Uid::effective().is_root() && matches!(User::from_name(SERVICE_USER), Ok(Some(_))) {
         say!("  these are root's files; to check as the service (add your options):");
         say!("  runuser -u {SERVICE_USER} -- env -i /usr/sbin/cmonhachk --explain");
@@ -184,7 +184,7 @@ fn lines(run: &Run) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::Ended;
+    use crate::s9s::process::Ended;
     use std::time::Duration;
 
     fn told(stdout: &str, stderr: &str) -> Vec<String> {

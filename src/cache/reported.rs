@@ -10,7 +10,7 @@ use std::path::Path;
 use nix::unistd::Uid;
 
 use crate::cache::{beside, folder, replace, text};
-use crate::log;
+use crate::os::syslog;
 use crate::verdict::Verdict;
 
 /// Records that clients are told `verdict`. Logs a change, with the row or the error behind it.
@@ -24,7 +24,7 @@ pub fn tell(lock_file: &Path, verdict: Verdict, evidence: &str) {
     }
     let before = last(lock_file, None);
     if before != Some(verdict) {
-        log::change(before, verdict, evidence);
+        syslog::change(before, verdict, evidence);
         let _ = replace(&beside(lock_file, "told"), &verdict.words());
     }
 }

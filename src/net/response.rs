@@ -1,7 +1,7 @@
 //! The answer: a verdict as the bytes that go to the client.
 
-use crate::reason::Reason;
-use crate::request::Request;
+use crate::net::request::Request;
+use crate::verdict::reason::Reason;
 use crate::verdict::{Role, Verdict};
 
 /// Renders the one answer for `verdict` to `request`. `head_only` leaves out only the body, for a HEAD

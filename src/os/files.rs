@@ -13,7 +13,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::libc::{O_NOCTTY, O_NONBLOCK};
 use nix::unistd::Pid;
 
-use crate::reason::{Fault, Reason};
+use crate::verdict::reason::{Fault, Reason};
 
 /// How large a configuration file may be, in bytes.
 pub const MAX_FILE: u64 = 1024 * 1024;

@@ -4,6 +4,11 @@
 //! rename(2) replaces it in one piece, readlink(2) reads it in one call, and `ls -l` shows it. The kernel frees
 //! the lock, flock(2), when its holder ends, however that happens.
 
+pub mod backoff;
+pub mod entry;
+pub mod key;
+pub mod reported;
+
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
@@ -17,15 +22,15 @@ use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{AccessFlags, Uid, access};
 
-use crate::conf;
-use crate::entry::Entry;
-use crate::guard;
-use crate::key::key;
-use crate::machine::boot_id;
-use crate::moment::Moment;
+use crate::cache::entry::Entry;
+use crate::cache::key::key;
 use crate::options::Options;
-use crate::reason::{Fault, Reason};
+use crate::os::clock::Moment;
+use crate::os::files::boot_id;
+use crate::os::watchdog;
+use crate::s9s::config;
 use crate::verdict::Verdict;
+use crate::verdict::reason::{Fault, Reason};
 
 /// How long a check that waits for another one's verdict pauses before it looks again: at first, and at most.
 const LOOK: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(25)];
@@ -59,7 +64,7 @@ pub struct Slot {
 /// neither before the deadline.
 pub fn turn(options: &Options, deadline: Moment) -> Result<Turn, Fault> {
     let (lock_file, timeout) = (&options.lock_file, options.timeout);
-    guard::enter("looking at", Path::new("s9s and the defaults file"));
+    watchdog::enter("looking at", Path::new("s9s and the defaults file"));
     let boot = boot_id().map_err(|error| Reason::LockUnusable.because(error))?;
     let key = key(options, &boot);
     let usable = |entry: &Option<Entry>, limit| {
@@ -67,7 +72,7 @@ pub fn turn(options: &Options, deadline: Moment) -> Result<Turn, Fault> {
         let is_fresh = entry.key == key && entry.from.age().is_some_and(|age| age < limit);
         (is_fresh || is_paused(entry, &boot, options.backoff)).then_some(entry.verdict)
     };
-    guard::enter("reading the verdict beside", lock_file);
+    watchdog::enter("reading the verdict beside", lock_file);
     let found = entry(lock_file, None);
     if let Some(verdict) = usable(&found, options.max_age) {
         return Ok(Turn::Hit(verdict));
@@ -76,7 +81,7 @@ pub fn turn(options: &Options, deadline: Moment) -> Result<Turn, Fault> {
         Reason::LockUnusable.because(error.context(format!("lock file {}", lock_file.display())))
     };
     let lock = open(lock_file, true).map_err(unusable)?;
-    guard::enter("waiting for the lock on", lock_file);
+    watchdog::enter("waiting for the lock on", lock_file);
     let asked = Moment::now();
     let before = loop {
         let waited = asked.age().unwrap_or_default();
@@ -122,7 +127,7 @@ fn locked(file: &File) -> Result<bool> {
 fn is_paused(entry: &Entry, boot: &str, backoff: Duration) -> bool {
     match entry.pause.survivor {
         Some(survivor) => survivor.is_there(),
-        None => pause_left(entry, backoff).is_some() && entry.pause.credentials == conf::digest(boot),
+        None => pause_left(entry, backoff).is_some() && entry.pause.credentials == config::digest(boot),
     }
 }
 

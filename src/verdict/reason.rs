@@ -185,6 +185,6 @@ impl Reason {
 pub struct Fault {
     /// What the client is told.
     pub reason: Reason,
-    /// What the operator is told. It can hold any text: clean it with [`crate::log::clean`] before it is shown.
+    /// What the operator is told. It can hold any text: clean it with [`crate::os::syslog::clean`] before it is shown.
     pub detail: anyhow::Error,
 }

@@ -17,11 +17,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2_stdin, fork};
 
-use crate::connection::Connection;
-use crate::log;
-use crate::moment::Moment;
-use crate::process::by_default;
-use crate::serve::{refuse, serve};
+use crate::net::connection::Connection;
+use crate::net::{refuse, serve};
+use crate::os::clock::Moment;
+use crate::os::syslog;
+use crate::s9s::process::by_default;
 
 /// How many checks run at once. Further connections wait in the socket's queue.
 const CHECKS: usize = 400;
@@ -40,7 +40,7 @@ pub fn serve_stdin() -> ExitCode {
     let socket = io::stdin().as_fd().try_clone_to_owned();
     let served = socket.and_then(|socket| serve_all(socket.into(), true));
     served.unwrap_or_else(|error| {
-        log::fault(&format!("cannot serve the listening socket on standard input: {error}"));
+        syslog::fault(&format!("cannot serve the listening socket on standard input: {error}"));
         ExitCode::FAILURE
     })
 }
