@@ -1,51 +1,72 @@
-//! The check: the way from the cache to a verdict.
+//! The check: the way from a question to a verdict. Only this file knows the order of the steps.
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::anyhow;
 
-use crate::cache::backoff::Pause;
 use crate::cache::entry::Entry;
-use crate::cache::reported::tell;
-use crate::cache::{self, Slot, Turn};
-use crate::cluster::evaluate;
-use crate::cluster::list;
-use crate::cluster::node::{self, BindAddress};
+use crate::cache::{Lease, LookUp, Store, log_change};
+use crate::cluster::node::{BindAddress, Node};
+use crate::cluster::{evaluate, list, node};
 use crate::options::Options;
-use crate::os::clock::Moment;
-use crate::os::files;
-use crate::os::syslog;
-use crate::os::watchdog;
+use crate::os::clock::Instant;
+use crate::os::files::{is_missing, read_file};
+use crate::os::{interfaces, syslog, watchdog};
 use crate::s9s;
-use crate::s9s::config;
 use crate::s9s::process::Run;
 use crate::verdict::reason::{Fault, Reason};
-use crate::verdict::{Outcome, Verdict, evidence, verdict};
+use crate::verdict::{Outcome, Verdict, detail};
 
-/// s9s is killed this long before the deadline, or 2/5 of the time left if that is less. Checks that wait for
-/// the lock can then still use the verdict, and HAProxy can start its second try sooner.
+/// s9s is killed this long before the deadline, or after 3/5 of the time that is left, whichever is later. Checks
+/// that wait for its verdict can then still use it, and HAProxy can start its second try sooner.
 const RESERVE: Duration = Duration::from_millis(550);
 
-/// What a client is told, and what is left to do once it has its answer.
+/// What is reported to a client, and what is left to do once it has its response.
 #[derive(Debug)]
-pub struct Checked {
-    /// The verdict.
-    pub verdict: Verdict,
-    /// The row or the error behind it, for the operator.
-    pub evidence: String,
-    publication: Option<(Slot, Entry)>,
+pub struct Checked<'a> {
+    verdict: Verdict,
+    detail: String,
+    store: Option<Store<'a>>,
+    publication: Option<(Lease, Entry)>,
 }
 
-impl Checked {
-    /// Logs the verdict if clients were told another one before, publishes what this check has found out, and
-    /// frees the lock.
-    pub fn finish(&mut self, lock_file: &Path) {
-        tell(lock_file, self.verdict, &self.evidence);
-        if let Some((slot, entry)) = self.publication.take()
-            && let Err(error) = slot.publish(&entry)
+impl<'a> Checked<'a> {
+    fn without_publication(store: Option<Store<'a>>, verdict: Verdict, detail: String) -> Checked<'a> {
+        Checked {
+            verdict,
+            detail,
+            store,
+            publication: None,
+        }
+    }
+
+    fn of_fault(store: Option<Store<'a>>, fault: Fault) -> Checked<'a> {
+        let outcome = Err(fault);
+        Checked::without_publication(store, Verdict::of(&outcome), detail(&outcome))
+    }
+
+    /// What the client is told now. After the deadline, a role from the list is not used: the process may have been
+    /// stopped (SIGSTOP, a paused machine), so the list may be old.
+    pub fn verdict_before(&mut self, deadline: Instant) -> Verdict {
+        if matches!(self.verdict, Verdict::Known(_)) && deadline.has_passed() {
+            self.verdict = Verdict::Unknown(Reason::Stuck);
+            self.detail = "the check was stopped until its deadline had passed".to_string();
+        }
+        self.verdict
+    }
+
+    /// Logs the verdict if another one was reported before, publishes what this check has found out, and frees the
+    /// lock.
+    pub fn finish(&mut self) {
+        match &self.store {
+            Some(store) => store.report(self.verdict, &self.detail),
+            None => log_change(None, self.verdict, &self.detail),
+        }
+        if let Some((lease, entry)) = self.publication.take()
+            && let Err(error) = lease.publish(&entry)
         {
             syslog::fault(&format!("{error:#}"));
         }
@@ -53,91 +74,97 @@ impl Checked {
 }
 
 /// Reaches a verdict before `deadline`, from the cache or by asking s9s.
-pub fn check(options: &Options, deadline: Moment) -> Checked {
-    let turn = in_service(options).and_then(|()| cache::turn(options, deadline));
-    let (verdict, evidence) = match turn {
-        Ok(Turn::Miss(slot)) => return ask(options, slot, deadline),
-        Ok(Turn::Hit(verdict)) => (verdict, "the cached verdict".to_string()),
-        Err(fault) => {
-            let outcome = Err(fault);
-            (verdict(&outcome), evidence(&outcome))
-        }
+pub fn check(options: &Options, deadline: Instant) -> Checked<'_> {
+    let in_service = in_service(options);
+    let store = match Store::open(options) {
+        Ok(store) => store,
+        Err(fault) => return Checked::of_fault(None, in_service.err().unwrap_or(fault)),
     };
-    Checked {
-        verdict,
-        evidence,
-        publication: None,
+    match in_service.and_then(|()| store.look_up(deadline)) {
+        Ok(LookUp::Hit(verdict)) => {
+            Checked::without_publication(Some(store), verdict, "the cached verdict".to_string())
+        }
+        Ok(LookUp::Miss(lease)) => ask(options, store, lease, deadline),
+        Err(fault) => Checked::of_fault(Some(store), fault),
     }
 }
 
 /// Asks s9s.
-fn ask(options: &Options, slot: Slot, deadline: Moment) -> Checked {
-    watchdog::enter("looking at the credentials of s9s, for", &options.lock_file);
-    let credentials = config::digest(&slot.boot);
-    let from = Moment::now();
-    let mut ended = None;
-    let outcome = find_out(options, deadline, &mut |step| {
-        if let Step::Ran(run) = step {
-            ended = Some(run.ended);
-        }
-    });
-    let verdict = verdict(&outcome);
-    let before = slot.before.as_ref().map(|entry| (entry.verdict, entry.pause));
-    let pause = Pause::after(verdict, ended, credentials, before, options.backoff);
-    let mut evidence = evidence(&outcome);
-    if !pause.span.is_zero() {
-        evidence = format!("s9s is not run again for {} s: {evidence}", pause.span.as_secs_f64());
-    }
-    let entry = Entry {
-        key: slot.key,
-        from,
-        pause,
-        verdict,
+fn ask<'a>(options: &Options, store: Store<'a>, lease: Lease, deadline: Instant) -> Checked<'a> {
+    let from = Instant::now();
+    let Finding { outcome, seen } = find(options, deadline);
+    let verdict = Verdict::of(&outcome);
+    let entry = lease.entry(from, verdict, seen.run.map(|run| run.ended));
+
+    let span = entry.back_off.span;
+    let detail = match span.is_zero() {
+        true => detail(&outcome),
+        false => format!(
+            "s9s is not run again for {} s: {}",
+            span.as_secs_f64(),
+            detail(&outcome)
+        ),
     };
     Checked {
         verdict,
-        evidence,
-        publication: Some((slot, entry)),
+        detail,
+        store: Some(store),
+        publication: Some((lease, entry)),
     }
 }
 
-/// A step of [`find_out`], for a person who follows it.
-pub enum Step<'a> {
-    /// There is no maintenance, so the check goes on.
-    Begins,
-    /// The entries that name this node, and the addresses of this machine's interfaces.
-    Node(&'a [BindAddress], &'a [IpAddr]),
-    /// This client is about to be run.
-    Runs(&'a Path),
-    /// The run of s9s.
-    Ran(&'a Run),
+/// What a check without the cache has found out.
+#[derive(Debug)]
+pub struct Finding {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// What led to it.
+    pub seen: Seen,
 }
 
-/// Finds the outcome without the cache: from the defaults file and the list. Tells `follow` each step.
-pub fn find_out(options: &Options, deadline: Moment, follow: &mut dyn FnMut(Step<'_>)) -> Outcome {
+/// What a check has seen, as far as it came.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The entries that name this node.
+    pub entries: Vec<BindAddress>,
+    /// The addresses of this machine's interfaces.
+    pub interfaces: Vec<IpAddr>,
+    /// The client that is run.
+    pub program: Option<PathBuf>,
+    /// The run of the client.
+    pub run: Option<Run>,
+}
+
+/// Finds the outcome without the cache.
+pub fn find_out(options: &Options, deadline: Instant) -> Finding {
+    match in_service(options) {
+        Ok(()) => find(options, deadline),
+        Err(fault) => Finding {
+            outcome: Err(fault),
+            seen: Seen::default(),
+        },
+    }
+}
+
+fn find(options: &Options, deadline: Instant) -> Finding {
+    let mut seen = Seen::default();
+    let outcome = seek(options, deadline, &mut seen);
+    Finding { outcome, seen }
+}
+
+/// The steps, each of which is recorded in `seen`.
+fn seek(options: &Options, deadline: Instant, seen: &mut Seen) -> Outcome {
     let left = deadline.left();
-    let deadline = Moment::now() + left.saturating_sub(RESERVE.min(left * 2 / 5));
-    in_service(options)?;
-    follow(Step::Begins);
-    let mut names = who_this_node_is(options)?;
-    // --node is not questioned: behind NAT or in a container, no interface has the address in the list.
-    let interfaces = match files::interface_addresses() {
-        Err(_) if options.node.is_some() && !names.contains(&BindAddress::Wildcard) => Vec::new(),
-        interfaces => interfaces?,
-    };
-    follow(Step::Node(&names, &interfaces));
-    if options.node.is_none() {
-        names = node::of_this_machine(&names, &interfaces)?;
-    }
-    let program = s9s::find(&options.s9s)?;
-    follow(Step::Runs(&program));
-    watchdog::enter("running", &program);
-    let run = s9s::run(&program, deadline)?;
-    follow(Step::Ran(&run));
-    let text = list::plain(s9s::output(&program, &run)?);
+    let deadline = Instant::now() + left.saturating_sub(RESERVE.min(left * 2 / 5));
+
+    let node = this_node(options, seen)?;
+    let program = seen.program.insert(s9s::find(&options.s9s)?);
+    watchdog::enter("running", program);
+    let run = seen.run.insert(s9s::run(program, deadline)?);
+    let text = list::plain(s9s::output(program, run)?);
     let rows = list::parse(&text)
         .map_err(|error| Reason::ListUnreadable.because(error.context("what s9s printed is no controller list")))?;
-    evaluate(&names, &interfaces, &rows)
+    evaluate(&node, &rows)
 }
 
 /// # Errors
@@ -149,28 +176,45 @@ fn in_service(options: &Options) -> Result<(), Fault> {
         return Ok(());
     }
     // The text is only for people. A file that the service's user may not read counts, too.
-    let text = files::read_file(file).unwrap_or_default();
+    let text = read_file(file).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     Err(Reason::Maintenance.because(anyhow!("{} says: {}", file.display(), text.trim())))
 }
 
-/// The entries of `--node`, which outranks the file, or of `RPC_BIND_ADDRESSES`.
-fn who_this_node_is(options: &Options) -> Result<Vec<BindAddress>, Fault> {
-    let path = &options.cmon_defaults;
-    watchdog::enter("reading", path);
-    let text = files::read_file(path);
+/// Who this node is: by `--node`, which outranks the file, or by `RPC_BIND_ADDRESSES`.
+fn this_node(options: &Options, seen: &mut Seen) -> Result<Node, Fault> {
+    let text = read_defaults(&options.cmon_defaults);
     if text.as_ref().is_ok_and(|text| node::is_in_a_pool(text)) {
-        return Err(Reason::ControllerPool.because(anyhow!("EXTRA_OPTS in {} has --pool", path.display())));
+        let file = options.cmon_defaults.display();
+        return Err(Reason::ControllerPool.because(anyhow!("EXTRA_OPTS in {file} has --pool")));
     }
-    if let Some(node) = &options.node {
-        return node::list(node.as_bytes(), "--node");
+    seen.entries = match &options.node {
+        Some(list) => node::given(list)?,
+        None => node::bind_addresses(&text?)?,
+    };
+
+    let has_wildcard = seen.entries.contains(&BindAddress::Wildcard);
+    seen.interfaces = match interfaces::addresses() {
+        Ok(addresses) => addresses,
+        Err(_) if options.node.is_some() && !has_wildcard => Vec::new(),
+        Err(errno) => {
+            let error = anyhow!(errno).context("cannot list the interfaces' addresses");
+            return Err(Reason::InterfacesUnreadable.because(error));
+        }
+    };
+    match options.node {
+        Some(_) => Ok(Node::as_given(seen.entries.clone(), seen.interfaces.clone())),
+        None => Node::of_this_machine(&seen.entries, seen.interfaces.clone()),
     }
-    let text = text.map_err(|error| {
-        let reason = match files::is_missing(&error) {
+}
+
+fn read_defaults(path: &Path) -> Result<Vec<u8>, Fault> {
+    watchdog::enter("reading", path);
+    read_file(path).map_err(|error| {
+        let reason = match is_missing(&error) {
             true => Reason::DefaultsMissing,
             false => Reason::DefaultsUnreadable,
         };
         reason.because(anyhow!(error).context(format!("cannot read {}", path.display())))
-    })?;
-    node::bind_addresses(&text)
+    })
 }

@@ -1,60 +1,53 @@
 //! `cmonhachk` answers one health check: is this node's ClusterControl controller the leader?
 //!
 //! It is a *health-check responder* with a *single-flight cached result*. Each connection has a process of its
-//! own, which a super-server or the [`listener`] starts; it answers once and exits.
+//! own, which a super-server or the [`net::listener`] starts; it answers once and exits.
 //!
-//! # The way of a check
+//! # How a check works
 //!
 //! ```text
-//!  client ──▶ connection ──▶ request ─────────────────────────────┐
-//!                                                                 ▼
-//!             key ──▶ cache ──── hit ─────────────▶ verdict ──▶ answer ──▶ client
-//!                       │ miss, and the lock           ▲
-//!                       ▼                              │
-//!             defaults, s9s ──▶ list ──▶ evaluation ───┤
-//!                       │ what fails                   │
-//!                       ▼                              │
-//!                     reason ──────────────────────────┘
+//!  client ──▶ connection ──▶ request ──────────────────────────────┐
+//!                                                                  ▼
+//!             cache ────────── hit ─────────────▶ verdict ──▶ response ──▶ client
+//!               │ miss, and the lock                 ▲
+//!               ▼                                    │
+//!             s9s ──▶ list ──▶ this node's row ──────┤
+//!               │ what fails                         │
+//!               ▼                                    │
+//!             reason ────────────────────────────────┘
 //! ```
 //!
-//! Data goes one way. No step depends on how the next one works, and a step that fails gives a [`reason`].
+//! Data goes one way. No step depends on how the next one works, and a step that fails gives a reason.
 //!
-//! # Which file answers which question
+//! # Which room answers which question
 //!
-//! | file | question |
+//! A room uses only rooms below it. The first file of each begins with its question and its answer.
+//!
+//! | room | question |
 //! |---|---|
-//! | [`listener`] | Who accepts, and how many checks run at once? |
-//! | [`connection`] | Is there a client, what did it send, and did it get the answer? |
-//! | [`request`] | What does the client ask for? |
-//! | [`serve`], [`by_hand`] | In which order, for a client and for a person? |
-//! | [`check`] | How does a check come to its verdict, and what does it publish? |
-//! | [`pause`] | When must s9s not be run again? |
-//! | [`key`], [`entry`], [`cache`] | Which checks can share a verdict, how is it written, and for how long? |
-//! | [`defaults`], [`settings`] | Who is this node; what do shell-style files say, and what can only a shell tell? |
-//! | [`s9s`], [`conf`] | How is s9s run, what does each way to end mean, what does it read? |
-//! | [`process`] | How is a program run for a limited time, and killed with its process group? |
-//! | [`list`], [`evaluation`] | What does the list say, and what does it say about this node? |
-//! | [`verdict`], [`reason`] | In which words is the result given? |
-//! | [`answer`], [`log`], [`explain`] | What do the client, syslog and a person read? |
-//! | [`told`] | What were the clients told last, and is that a change? |
-//! | [`guard`], [`moment`] | What if something blocks? How much time is left? |
-//! | [`options`], [`machine`] | What did the operator ask for? What does the machine say of itself? |
+//! | [`cli`] | What does a person get? |
+//! | [`net`] | What does a client get? |
+//! | [`check`] | In which order does a question come to a verdict? |
+//! | [`cache`] | What do checks share? |
+//! | [`s9s`] | How is the client s9s run, and what do its ends mean? |
+//! | [`cluster`] | What does the list say of this node? |
+//! | [`options`] | What did the operator ask for? |
+//! | [`verdict`] | In which words is the result given? |
+//! | [`os`] | What does the machine offer? |
 //!
-//! [`request`], [`settings`], [`defaults`], [`list`], [`evaluation`], [`verdict`], [`entry`] and [`answer`]
-//! are pure: they touch no clock, file or process. All but [`answer`] are fuzzed with millions of inputs.
+//! [`os`] and [`verdict`] use nothing of ours. [`cluster`], [`net::request`], [`net::response`], [`verdict`],
+//! [`cache::entry`] and [`os::env_file`] are pure: they touch no clock, file or process. What they read is fuzzed with
+//! millions of inputs. [`cli`] uses [`net`] for `--listen` and for the response that it prints.
 //!
 //! # What must always hold
 //!
-//! 1. **Never a 200 that the list did not say.** A cut, old, unclear or contradictory list means unknown.
-//! 2. **One answer.** Either the guard or the check gives it, never both, even after a panic.
-//! 3. **In time.** The guard answers at most 200 ms after the deadline if the check has not.
-//! 4. **Nothing left.** No s9s, no lock, and no file that disturbs the next check.
+//! 1. **Never a 200 that the list did not say.** A cut, old, unclear or contradictory list means unknown. Only the
+//!    path `/health` is 200 for a follower, too.
+//! 2. **One response.** Either the watchdog or the check gives it, never both, even after a panic.
+//! 3. **In time.** The watchdog answers at most 200 ms after the deadline if the check has not.
+//! 4. **No leftovers.** No s9s process, lock or file remains that disturbs the next check.
 //!
-//! # Why the state is in files
-//!
-//! A check is a process that answers once, so a hang, a leak or a crash ends with it. The checks share no more
-//! than a lock, which the kernel frees when its holder ends, and two links beside it: the last verdict of s9s,
-//! and what clients were told last. Each can be deleted at any moment.
+//! Why it is built like this: `src/decisions.md`.
 
 #![warn(missing_docs)]
 

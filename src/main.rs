@@ -2,18 +2,18 @@
 
 use std::process::ExitCode;
 
-use cmonhachk::cli::by_hand;
+use cmonhachk::cli::command_line;
 use cmonhachk::net::connection::{Connection, Input};
 use cmonhachk::net::listener::serve_stdin;
 use cmonhachk::net::serve;
-use cmonhachk::os::clock::Moment;
+use cmonhachk::os::clock::Instant;
 
 /// musl's allocator returns each freed page to the kernel, which costs a short-lived process most.
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
-    let started = Moment::now();
+    let started = Instant::now();
     // First of all, so that nothing but the answer can reach a client.
     match Connection::on_stdin() {
         Input::Client(connection) => {
@@ -21,6 +21,6 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Input::Listener => serve_stdin(),
-        Input::Other => by_hand(started),
+        Input::Other => command_line(started),
     }
 }

@@ -15,6 +15,9 @@ use crate::os::files::{is_missing, read_file};
 /// The settings file.
 pub const SETTINGS: &str = "/etc/default/cmonhachk";
 
+/// How long a check may take if `--timeout` does not say so.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_millis(1500);
+
 /// The longest time that an option can set, in seconds.
 const LONGEST: f64 = 3600.0;
 
@@ -31,7 +34,7 @@ Each option can also be set by its variable, in the environment or as a line NAM
 With a connection as standard input, it reads the request and answers; from a socket that listens, it
 accepts, and makes a process for each connection. The answer is 200 for the leader, 503 for a
 follower or if the role is unknown. The path /health is 200 for a follower, too, and HAProxy's agent
-check sends the line 'agent'. By hand, it prints the answer and exits with 0 for the leader, 1 for a
+check sends the line 'agent'. On the command line, it prints the answer and exits with 0 for the leader, 1 for a
 follower, 2 if the role is unknown.";
 
 /// What the operator asked for.
@@ -68,11 +71,11 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_TIMEOUT", default_value = "1.5", value_parser = timeout)]
     pub timeout: Duration,
 
-    /// How long a verdict is used again. With 0, only the checks that wait when s9s ends share it
+    /// How long a verdict is used again. With 0, only checks that are already waiting share it
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_MAX_AGE", default_value = "1", value_parser = seconds)]
     pub max_age: Duration,
 
-    /// The longest pause of s9s after a failed login. With 0 there is none
+    /// The longest back-off: how long s9s is not run after a failed login. With 0 there is none
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_BACKOFF", default_value = "300", value_parser = seconds)]
     pub backoff: Duration,
 
@@ -85,7 +88,7 @@ pub struct Options {
     )]
     pub maintenance: PathBuf,
 
-    /// For a person: print what the service answers, and each step of a new check
+    /// For a person: print what the service answers, and what a new check finds out
     #[arg(long)]
     pub explain: bool,
 
@@ -128,12 +131,18 @@ fn with_settings(mut command: clap::Command, text: &[u8]) -> Result<clap::Comman
         let (id, long) = (option.get_id().clone(), option.get_long().unwrap_or_default());
         let value = value.with_context(place)?;
         // Parse it alone, so that an error in it is found and named even if something outranks it.
-        Options::try_parse_from(["cmonhachk", &format!("--{long}={value}")])
+        without_environment()
+            .try_get_matches_from(["cmonhachk", &format!("--{long}={value}")])
             .map_err(|error| anyhow!(in_short(&error.into())))
             .with_context(place)?;
         command = command.mut_arg(id, |argument| argument.default_value(value));
     }
     Ok(command)
+}
+
+/// The options as a command line alone sets them.
+fn without_environment() -> clap::Command {
+    Options::command().mut_args(|argument| argument.env(None::<&str>))
 }
 
 /// The error on one line, without clap's advice on usage.
@@ -164,6 +173,26 @@ mod tests {
     #[test]
     fn clap_finds_no_fault_with_the_options() {
         Options::command().debug_assert();
+    }
+
+    #[test]
+    fn the_default_timeout_is_the_one_that_help_tells() {
+        let options = without_environment().get_matches_from(["cmonhachk"]);
+        let options = Options::from_arg_matches(&options).unwrap();
+        assert_eq!(options.timeout, DEFAULT_TIMEOUT);
+    }
+
+    #[test]
+    fn each_option_that_has_a_variable_works_in_the_settings_file() {
+        for option in Options::command().get_arguments() {
+            let Some(variable) = option.get_env() else { continue };
+            let text = format!("{}=2\n", variable.to_string_lossy());
+            let command = with_settings(Options::command(), text.as_bytes()).unwrap();
+            let command = command.mut_args(|argument| argument.env(None::<&str>));
+            let matches = command.get_matches_from(["cmonhachk"]);
+            let mut values = matches.get_raw(option.get_id().as_str()).unwrap();
+            assert_eq!(values.next().unwrap(), "2", "{option}");
+        }
     }
 
     #[test]

@@ -1,240 +1,269 @@
-//! The single-flight cache: one run of s9s at a time, and its verdict for all who ask.
+//! What do checks share? One run of s9s at a time, and its verdict for all who ask.
 //!
-//! Beside the lock file is one entry, `LOCK.verdict`. It is a symbolic link whose text is the [`Entry`]:
-//! rename(2) replaces it in one piece, readlink(2) reads it in one call, and `ls -l` shows it. The kernel frees
-//! the lock, flock(2), when its holder ends, however that happens.
+//! It is a single-flight cache. Beside the lock file is one [`Entry`], in the symbolic link `LOCK.verdict`, and what
+//! was reported last, in `LOCK.reported`.
 
 pub mod backoff;
 pub mod entry;
-pub mod key;
-pub mod reported;
+mod key;
+mod link;
+mod lock;
+mod reported;
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use nix::fcntl::{self, OFlag};
-use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
-use nix::sys::stat::{Mode, fstat};
+use anyhow::{Context, Result, anyhow};
 use nix::unistd::{AccessFlags, Uid, access};
 
-use crate::cache::entry::Entry;
-use crate::cache::key::key;
 use crate::options::Options;
-use crate::os::clock::Moment;
-use crate::os::files::boot_id;
+use crate::os::clock::Instant;
+use crate::os::files::is_missing;
+use crate::os::proc::{BOOT_ID, boot_id};
 use crate::os::watchdog;
-use crate::s9s::config;
+use crate::s9s::process::Ended;
 use crate::verdict::Verdict;
 use crate::verdict::reason::{Fault, Reason};
+use backoff::BackOff;
+use entry::Entry;
+pub use reported::log_change;
 
-/// How long a check that waits for another one's verdict pauses before it looks again: at first, and at most.
-const LOOK: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(25)];
+/// The poll interval of a check that waits for another check's verdict: at first, and at most.
+const POLL: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(25)];
 
-/// What a check gets from the cache.
+/// What checks with these options share.
 #[derive(Debug)]
-pub enum Turn {
+pub struct Store<'a> {
+    options: &'a Options,
+}
+
+/// What a check gets from the store.
+#[derive(Debug)]
+pub enum LookUp {
     /// The verdict of another check.
     Hit(Verdict),
     /// The lock: this check runs s9s, and publishes its verdict.
-    Miss(Slot),
+    Miss(Lease),
 }
 
 /// The place for the entry, locked. Dropping it frees the lock.
 #[derive(Debug)]
-pub struct Slot {
-    /// The cache key.
-    pub key: u64,
-    /// The boot id.
-    pub boot: String,
-    /// The entry before this one, however old.
-    pub before: Option<Entry>,
+pub struct Lease {
+    key: u64,
+    before: Option<Entry>,
+    max_backoff: Duration,
     path: PathBuf,
     _lock: File,
 }
 
-/// Takes a turn: a usable entry, or the lock. It waits for either until `deadline`.
-///
-/// # Errors
-/// [`Reason::LockUnusable`], with what is wrong with the lock file. [`Reason::LockTimeout`] where there is
-/// neither before the deadline.
-pub fn turn(options: &Options, deadline: Moment) -> Result<Turn, Fault> {
-    let (lock_file, timeout) = (&options.lock_file, options.timeout);
-    watchdog::enter("looking at", Path::new("s9s and the defaults file"));
-    let boot = boot_id().map_err(|error| Reason::LockUnusable.because(error))?;
-    let key = key(options, &boot);
-    let usable = |entry: &Option<Entry>, limit| {
-        let entry = entry.as_ref()?;
-        let is_fresh = entry.key == key && entry.from.age().is_some_and(|age| age < limit);
-        (is_fresh || is_paused(entry, &boot, options.backoff)).then_some(entry.verdict)
-    };
-    watchdog::enter("reading the verdict beside", lock_file);
-    let found = entry(lock_file, None);
-    if let Some(verdict) = usable(&found, options.max_age) {
-        return Ok(Turn::Hit(verdict));
-    }
-    let unusable = |error: anyhow::Error| {
-        Reason::LockUnusable.because(error.context(format!("lock file {}", lock_file.display())))
-    };
-    let lock = open(lock_file, true).map_err(unusable)?;
-    watchdog::enter("waiting for the lock on", lock_file);
-    let asked = Moment::now();
-    let before = loop {
-        let waited = asked.age().unwrap_or_default();
-        // A run of s9s that is cut short says nothing about s9s. The next check has more time.
-        let is_late = waited > timeout / 6 || deadline.left() < timeout / 2;
-        let is_holder = !is_late && locked(&lock).map_err(unusable)?;
-        let before = entry(lock_file, None);
-        // What was published meanwhile is for all who waited. No run takes longer than the timeout.
-        let limit = if before == found { options.max_age } else { timeout };
-        if let Some(verdict) = usable(&before, limit) {
-            return Ok(Turn::Hit(verdict));
+impl<'a> Store<'a> {
+    /// Opens the store, and makes its folder if it is missing.
+    ///
+    /// # Errors
+    /// [`Reason::LockUnusable`]: another user could change what is in the folder of the lock file.
+    pub fn open(options: &'a Options) -> Result<Store<'a>, Fault> {
+        let store = Store { options };
+        let lock_file = store.lock_file();
+        watchdog::enter("looking at the folder of", lock_file);
+        if !lock::folder(lock_file).exists() {
+            lock::make_folder(lock_file).map_err(|error| store.unusable(error))?;
         }
-        if is_holder {
-            break before;
-        }
-        if deadline.has_passed() {
-            let why = format!("no verdict came in time beside the lock file {}", lock_file.display());
-            return Err(Reason::LockTimeout.because(anyhow!(why)));
-        }
-        // flock(2) could wait, too, but for the lock and not for the verdict: where s9s takes longer than the
-        // maximum age, newcomers would take the lock again and again before all who waited have had it.
-        thread::sleep((waited / 8).clamp(LOOK[0], LOOK[1]).min(deadline.left()));
-    };
-    Ok(Turn::Miss(Slot {
-        key,
-        boot,
-        before,
-        path: beside(lock_file, "verdict"),
-        _lock: lock,
-    }))
-}
+        lock::trust_folder(lock_file).map_err(|error| store.unusable(error))?;
+        Ok(store)
+    }
 
-/// Tries to lock the file. Returns whether this check has the lock.
-fn locked(file: &File) -> Result<bool> {
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) => Err(anyhow!(error).context("it cannot be locked")),
-        Ok(()) => Ok(true),
+    /// A usable entry, or the lock. It waits for either until `deadline`.
+    ///
+    /// # Errors
+    /// [`Reason::LockUnusable`], with what is wrong with the lock file. [`Reason::LockTimeout`] where there is
+    /// neither before the deadline.
+    pub fn look_up(&self, deadline: Instant) -> Result<LookUp, Fault> {
+        let key = self.key()?;
+        watchdog::enter("reading the verdict beside", self.lock_file());
+        let found = self.entry();
+        if let Some(verdict) = self.usable(found.as_ref(), key, self.options.max_age) {
+            return Ok(LookUp::Hit(verdict));
+        }
+        let lock = lock::open(self.lock_file()).map_err(|error| self.unusable(error))?;
+        watchdog::enter("waiting for the lock on", self.lock_file());
+        let asked = Instant::now();
+        loop {
+            // s9s does not start with too little time: its timeout would say nothing about it.
+            let has_time = deadline.left() >= self.options.timeout / 2;
+            let is_holder = has_time && lock::try_lock(&lock).map_err(|error| self.unusable(error))?;
+            let entry = self.entry();
+            // What was published meanwhile is for all who waited. No run takes longer than the timeout.
+            let max_age = match entry == found {
+                true => self.options.max_age,
+                false => self.options.timeout,
+            };
+            if let Some(verdict) = self.usable(entry.as_ref(), key, max_age) {
+                return Ok(LookUp::Hit(verdict));
+            }
+            if is_holder {
+                return Ok(LookUp::Miss(Lease {
+                    key,
+                    before: entry,
+                    max_backoff: self.options.backoff,
+                    path: link::beside(self.lock_file(), "verdict"),
+                    _lock: lock,
+                }));
+            }
+            if deadline.has_passed() {
+                let why = format!(
+                    "no verdict came in time beside the lock file {}",
+                    self.lock_file().display()
+                );
+                return Err(Reason::LockTimeout.because(anyhow!(why)));
+            }
+            // flock(2) could wait, too, but for the lock and not for the verdict: where s9s takes longer than the
+            // maximum age, newcomers would take the lock again and again before all who waited have had it.
+            let waited = asked.age().unwrap_or_default();
+            thread::sleep((waited / 8).clamp(POLL[0], POLL[1]).min(deadline.left()));
+        }
+    }
+
+    /// Records that `verdict` is reported to a client. Logs a change, with the detail behind it.
+    pub fn report(&self, verdict: Verdict, detail: &str) {
+        reported::report(self.lock_file(), verdict, detail);
+    }
+
+    fn lock_file(&self) -> &Path {
+        &self.options.lock_file
+    }
+
+    fn key(&self) -> Result<u64, Fault> {
+        watchdog::enter("looking at", Path::new("s9s, its configuration and the defaults file"));
+        let boot = boot_id().with_context(|| format!("without {BOOT_ID}, no verdict can be dated"));
+        let boot = boot.map_err(|error| Reason::LockUnusable.because(error))?;
+        Ok(key::key(self.options, &boot))
+    }
+
+    fn entry(&self) -> Option<Entry> {
+        Entry::decode(&link::read(&link::beside(self.lock_file(), "verdict"))?)
+    }
+
+    /// The entry's verdict, if this check can use it: it is younger than `max_age`, or s9s must not be run.
+    fn usable(&self, entry: Option<&Entry>, key: u64, max_age: Duration) -> Option<Verdict> {
+        let entry = entry?;
+        let is_fresh = || entry.from.age().is_some_and(|age| age < max_age);
+        let is_ours = entry.key == key && (is_fresh() || self.left_of_backoff(entry).is_some());
+        (is_ours || entry.back_off.is_unkillable_there()).then_some(entry.verdict)
+    }
+
+    /// How long the back-off of this entry still lasts; None if it is over.
+    fn left_of_backoff(&self, entry: &Entry) -> Option<Duration> {
+        let span = entry.back_off.span.min(self.options.backoff);
+        let left = span.checked_sub(entry.from.age()?)?;
+        (!left.is_zero()).then_some(left)
+    }
+
+    fn unusable(&self, error: anyhow::Error) -> Fault {
+        Reason::LockUnusable.because(error.context(format!("lock file {}", self.lock_file().display())))
     }
 }
 
-/// Whether s9s must not be run, because of what this entry's run met.
-fn is_paused(entry: &Entry, boot: &str, backoff: Duration) -> bool {
-    match entry.pause.survivor {
-        Some(survivor) => survivor.is_there(),
-        None => pause_left(entry, backoff).is_some() && entry.pause.credentials == config::digest(boot),
+impl Lease {
+    /// The entry for a run of s9s that began at `from`, and whose end, if it was started, led to `verdict`.
+    pub fn entry(&self, from: Instant, verdict: Verdict, ended: Option<Ended>) -> Entry {
+        let before = self.before.as_ref().filter(|entry| entry.key == self.key);
+        let before = before.map(|entry| (entry.verdict, entry.back_off));
+        Entry {
+            key: self.key,
+            from,
+            back_off: BackOff::after(verdict, ended, before, self.max_backoff),
+            verdict,
+        }
     }
-}
 
-/// How long the entry's pause, of at most `backoff`, still lasts; None if it is over.
-pub fn pause_left(entry: &Entry, backoff: Duration) -> Option<Duration> {
-    let left = entry.pause.span.min(backoff).checked_sub(entry.from.age()?)?;
-    (!left.is_zero()).then_some(left)
-}
-
-impl Slot {
     /// Publishes the entry, and frees the lock.
     ///
     /// # Errors
     /// The entry cannot be written. The lock is freed anyway; the other checks run s9s themselves.
     pub fn publish(self, entry: &Entry) -> Result<()> {
-        replace(&self.path, &entry.encode())
+        link::replace(&self.path, &entry.encode())
             .with_context(|| format!("the verdict is not shared: cannot write {}", self.path.display()))
     }
 }
 
-/// Replaces the text of the symbolic link at `path`, in one step. The caller keeps others from doing the same.
-///
-/// # Errors
-/// The system's.
-pub fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let draft = beside(path, "new");
-    // A check that was killed here may have left it.
-    let _ = fs::remove_file(&draft);
-    symlink(text, &draft)?;
-    fs::rename(&draft, path)
+/// What is beside the lock file, for a person. Reading it changes nothing.
+#[derive(Debug)]
+pub struct Contents {
+    /// Whether the service's checks can use the lock file.
+    pub lock: LockState,
+    /// The entry, and its age.
+    pub entry: Option<(Entry, Duration)>,
+    /// How long the entry's back-off still lasts, or that its process is still there.
+    pub back_off: Option<LeftOfBackOff>,
+    /// The verdict that was reported last.
+    pub reported: Option<Verdict>,
 }
 
-/// The folder of the lock file.
-pub fn folder(lock_file: &Path) -> &Path {
-    let folder = lock_file.parent().filter(|folder| *folder != Path::new(""));
-    folder.unwrap_or(Path::new("."))
+/// What can be seen of the lock file.
+#[derive(Debug)]
+pub enum LockState {
+    /// This user's checks can use it.
+    Usable,
+    /// It is not there yet.
+    Missing,
+    /// The folder is that of another user, whose checks may be able to use it.
+    OfUser(u32),
+    /// The folder is that of another user, and this one may not look into it.
+    Closed(u32),
+    /// No check of this user can use it.
+    Unusable(anyhow::Error),
 }
 
-/// The path with one more extension.
-pub fn beside(path: &Path, extension: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(extension);
-    name.into()
+/// Why s9s is not run.
+#[derive(Clone, Copy, Debug)]
+pub enum LeftOfBackOff {
+    /// For this time.
+    Time(Duration),
+    /// While this process is there.
+    Process(i32),
 }
 
-/// The text of the symbolic link at `path`, if it belongs to this user, or to `owner`. Text and owner are read
-/// from one open link: by its path, a stranger could exchange the folder in between.
-pub fn text(path: &Path, owner: Option<Uid>) -> Option<String> {
-    let how = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let link = fcntl::open(path, how, Mode::empty()).ok()?;
-    let text = fcntl::readlinkat(&link, "").ok()?.into_string().ok()?;
-    let its_owner = Some(Uid::from_raw(fstat(&link).ok()?.st_uid));
-    (its_owner == Some(Uid::effective()) || its_owner == owner).then_some(text)
-}
-
-/// The entry beside the lock file, if it belongs to this user, or to `owner`.
-pub fn entry(lock_file: &Path, owner: Option<Uid>) -> Option<Entry> {
-    Entry::decode(&text(&beside(lock_file, "verdict"), owner)?)
-}
-
-/// Opens the lock file, and refuses any other file in its place. With `create`, a missing file and a missing
-/// folder are made, and a file of another user is replaced if its folder permits that.
-///
-/// # Errors
-/// What is wrong with it, or with its folder.
-pub fn open(path: &Path, create: bool) -> Result<File> {
-    let me = Uid::effective();
-    let folder = folder(path);
-    if create && !folder.exists() {
-        let _ = DirBuilder::new().mode(0o700).create(folder);
+/// Looks at the store of these options as it is.
+pub fn inspect(options: &Options) -> Contents {
+    let store = Store { options };
+    watchdog::enter("reading the verdict beside", store.lock_file());
+    let entry = store.entry().and_then(|entry| {
+        let age = entry.from.age()?;
+        Some((entry, age))
+    });
+    Contents {
+        lock: lock_state(store.lock_file()),
+        back_off: entry.as_ref().and_then(|(entry, _)| match entry.back_off.unkillable {
+            Some(process) => process.is_there().then_some(LeftOfBackOff::Process(process.pid)),
+            None => store.left_of_backoff(entry).map(LeftOfBackOff::Time),
+        }),
+        entry,
+        reported: reported::last(store.lock_file()),
     }
-    let owner = folder.metadata().context("its folder cannot be used")?.uid();
-    // The owner of the folder could exchange the lock file at any moment.
-    ensure!(
-        me.is_root() || owner == me.as_raw() || owner == 0,
-        "its folder belongs to user {owner} and this check runs as user {me}; run it as that user"
-    );
-    // Without it, neither a verdict nor a pause can be kept.
-    ensure!(
-        !create || access(folder, AccessFlags::W_OK).is_ok(),
-        "user {me} cannot write into its folder"
-    );
-    // The service may have run as another user before, for example as root in the article's way.
-    let is_anothers = |file: fs::Metadata| file.is_file() && file.uid() != me.as_raw();
-    if create && fs::symlink_metadata(path).is_ok_and(is_anothers) {
-        fs::remove_file(path).context("it belongs to another user and cannot be removed")?;
+}
+
+fn lock_state(lock_file: &Path) -> LockState {
+    let folder = match fs::metadata(lock::folder(lock_file)) {
+        Ok(folder) => folder,
+        Err(error) if is_missing(&error) => return LockState::Missing,
+        Err(error) => return LockState::Unusable(anyhow!(error).context("its folder cannot be used")),
+    };
+    if Uid::from_raw(folder.uid()) != Uid::effective() {
+        return match access(lock::folder(lock_file), AccessFlags::X_OK) {
+            Ok(()) => LockState::OfUser(folder.uid()),
+            Err(_) => LockState::Closed(folder.uid()),
+        };
     }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(create)
-        .truncate(false)
-        .mode(0o600)
-        // A FIFO or a device in its place must neither block nor become the controlling terminal.
-        .custom_flags(O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
-        .open(path)
-        .context("it cannot be opened")?;
-    let meta = file.metadata().context("it cannot be examined")?;
-    ensure!(meta.is_file(), "it is not a regular file");
-    let owner = meta.uid();
-    ensure!(
-        owner == me.as_raw(),
-        "it belongs to user {owner} and this check runs as user {me}; run it as that user"
-    );
-    let mode = meta.mode() & 0o7777;
-    // Everybody who can read it can lock it, for as long as they like.
-    ensure!(mode & 0o066 == 0, "other users can open it (mode {mode:04o})");
-    Ok(file)
+    if let Err(error) = lock::trust_folder(lock_file) {
+        return LockState::Unusable(error);
+    }
+    match fs::symlink_metadata(lock_file) {
+        Ok(file) if !file.is_file() => LockState::Unusable(anyhow!("it is not a regular file")),
+        Ok(_) => LockState::Usable,
+        Err(error) if is_missing(&error) => LockState::Missing,
+        Err(error) => LockState::Unusable(anyhow!(error).context("it cannot be examined")),
+    }
 }

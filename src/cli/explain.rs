@@ -1,28 +1,24 @@
-//! The check's story for a person: what is read, run, matched and concluded, each line as soon as it is known.
+//! The way to the verdict, for a person: what the service answers, what a check of its own read, ran, matched and
+//! concluded.
 
-use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::unistd::{Uid, User};
 
-use crate::cache;
-use crate::cache::reported;
-use crate::check::{Step, find_out};
-use crate::cli::print;
+use super::print::print;
+use crate::cache::{Contents, LeftOfBackOff, LockState, inspect};
+use crate::check::{Finding, Seen, find_out};
 use crate::cluster::list;
 use crate::cluster::node::BindAddress;
 use crate::options::Options;
-use crate::os::clock::Moment;
-use crate::os::files::is_missing;
-use crate::os::syslog::clean;
+use crate::os::clock::Instant;
+use crate::os::text::clean;
 use crate::os::watchdog;
-use crate::s9s::config;
 use crate::s9s::process::Run;
-use crate::s9s::{ARGUMENTS, ending};
+use crate::s9s::{ARGUMENTS, config, ending};
 use crate::verdict::reason::Reason;
-use crate::verdict::{Role, Verdict, verdict};
+use crate::verdict::{Outcome, Role, Verdict};
 
 /// The packages' user.
 const SERVICE_USER: &str = "cmonhachk";
@@ -39,49 +35,31 @@ macro_rules! say {
 }
 
 /// Makes a check of its own, and tells its way. Returns its verdict.
-pub fn explain(options: &Options, deadline: Moment) -> Verdict {
-    let (told, is_recent) = service(options);
-    let outcome = find_out(options, deadline, &mut |step| match step {
-        Step::Begins => {
-            say!("Who this node is");
-            match options.node {
-                Some(_) => say!("  --node:"),
-                None => say!("  RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display()),
-            }
-        }
-        Step::Node(entries, ours) => {
-            entries.iter().for_each(|entry| say!("    {}", describe(entry, ours)));
-            watchdog::enter("looking at", Path::new("the files that s9s reads"));
-            tell_inputs();
-        }
-        Step::Runs(program) => {
-            say!("What s9s says");
-            say!("  {} {}", program.display(), ARGUMENTS.join(" "));
-        }
-        Step::Ran(run) => lines(run).iter().for_each(|line| say!("  {line}")),
-    });
+pub(super) fn explain(options: &Options, deadline: Instant) -> Verdict {
+    let contents = inspect(options);
+    say!("What the service answers");
+    say!("  lock file {}", options.lock_file.display());
+    tell_contents(&contents);
+
+    let Finding { outcome, seen } = find_out(options, deadline);
+    let verdict = Verdict::of(&outcome);
+    tell_seen(options, &seen);
     say!("What that means");
-    let verdict = verdict(&outcome);
-    match &outcome {
-        Ok((_, row)) => {
-            say!("  this node's row:");
-            say!("    {}", row);
-        }
-        Err(fault) => say!("  {:#}", fault.detail),
-    }
+    tell_outcome(&outcome);
     say!("  verdict: {}", verdict.words());
-    // What is not published, such as a maintenance, has no age; this check has just found the same.
-    match told.filter(|told| is_recent || (*told == verdict && verdict != LEADER)) {
-        Some(LEADER) => say!("  HAProxy is told 200: users are sent to this node."),
-        Some(_) => say!("  HAProxy is told 503: no users are sent to this node."),
-        None => {
-            say!("  The service was not asked just now: curl -i http://127.0.0.1:9201/ shows what HAProxy is told.")
-        }
-    }
+    tell_answer_of_service(options, &contents, verdict);
     if let Verdict::Unknown(reason) = verdict {
         advise(reason);
     }
     verdict
+}
+
+/// Tells why the check could not be ended.
+pub(super) fn conclude(reason: Reason, step: &str) {
+    say!("What that means");
+    say!("  {step}");
+    say!("  verdict: {}", Verdict::Unknown(reason).words());
+    advise(reason);
 }
 
 /// Tells what the reason means, and what to do.
@@ -91,57 +69,92 @@ fn advise(reason: Reason) {
     reason.advice().lines().for_each(|line| say!("  {line}"));
 }
 
-/// Tells why the check could not be ended.
-pub fn conclude(reason: Reason, doing: &str) {
-    say!("What that means");
-    say!("  {doing}");
-    say!("  verdict: {}", Verdict::Unknown(reason).words());
-    advise(reason);
+/// Tells what the service has cached.
+fn tell_contents(contents: &Contents) {
+    match &contents.lock {
+        LockState::Usable => {}
+        LockState::Missing => say!("  not there; the service's first check makes it, if it may"),
+        LockState::OfUser(user) => say!("  its folder belongs to user {user}: the service must run as that user"),
+        LockState::Closed(user) => {
+            let me = Uid::effective();
+            say!("  its folder belongs to user {user}, and user {me} may not look into it");
+            return;
+        }
+        LockState::Unusable(why) => say!("  it cannot be used: {why:#}"),
+    }
+    if let Some((entry, age)) = &contents.entry {
+        say!("  cached: {}, {:.1} s old", entry.verdict.words(), age.as_secs_f64());
+    }
+    match contents.back_off {
+        Some(LeftOfBackOff::Process(pid)) => say!("  back-off: s9s is not run while process {pid} is there"),
+        Some(LeftOfBackOff::Time(left)) => say!(
+            "  back-off: s9s is not run for another {} s, unless its configuration changes",
+            left.as_secs()
+        ),
+        None => {}
+    }
+    let reported = contents.reported.map_or("nothing".to_string(), Verdict::words);
+    say!("  reported to its clients last: {reported}");
 }
 
-/// Tells what the service has cached. Returns what it answers, and whether that is known to be so now.
-fn service(options: &Options) -> (Option<Verdict>, bool) {
-    let lock_file = &options.lock_file;
-    watchdog::enter("reading the verdict beside", lock_file);
-    say!("What the service answers");
-    say!("  lock file {}", lock_file.display());
-    let folder = fs::metadata(cache::folder(lock_file));
-    let owner = folder.map(|folder| Uid::from_raw(folder.uid())).ok();
-    let is_ours = owner == Some(Uid::effective());
-    // Root can believe the files of the user that the folder belongs to.
-    let owner = owner.filter(|_| Uid::effective().is_root());
-    match cache::open(lock_file, false) {
-        Err(why) if why.root_cause().downcast_ref().is_some_and(is_missing) => {
-            say!("  not there; the service's first check makes it, if it may");
+/// Tells what HAProxy is told, if that is known.
+fn tell_answer_of_service(options: &Options, contents: &Contents, verdict: Verdict) {
+    let is_recent = contents.back_off.is_some()
+        || contents
+            .entry
+            .as_ref()
+            .is_some_and(|(_, age)| *age < options.max_age + options.timeout);
+    let told = match contents.lock {
+        LockState::Unusable(_) => Some(Verdict::Unknown(Reason::LockUnusable)),
+        // Maintenance is not cached, so it has no age. Trust it if this check finds it, too.
+        _ => contents
+            .reported
+            .filter(|reported| is_recent || (*reported == verdict && verdict != LEADER)),
+    };
+    match told {
+        Some(LEADER) => say!("  HAProxy is told 200: users are sent to this node."),
+        Some(_) => say!("  HAProxy is told 503: no users are sent to this node."),
+        None => {
+            say!("  The service was not asked just now: curl -i http://127.0.0.1:9201/ shows what HAProxy is told.")
         }
-        Err(why) if is_ours || owner.is_none() => {
-            say!("  it cannot be used: {why:#}");
-            return (is_ours.then_some(Verdict::Unknown(Reason::LockUnusable)), true);
+    }
+}
+
+/// Tells what the check has seen, as far as it came.
+fn tell_seen(options: &Options, seen: &Seen) {
+    if seen.entries.is_empty() {
+        return;
+    }
+    say!("Who this node is");
+    match options.node {
+        Some(_) => say!("  --node:"),
+        None => say!("  RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display()),
+    }
+    for entry in &seen.entries {
+        say!("    {}", describe(entry, &seen.interfaces));
+    }
+    tell_inputs();
+    if let Some(program) = &seen.program {
+        say!("What s9s says");
+        say!("  {} {}", program.display(), ARGUMENTS.join(" "));
+    }
+    if let Some(run) = &seen.run {
+        lines(run).iter().for_each(|line| say!("  {line}"));
+    }
+}
+
+fn tell_outcome(outcome: &Outcome) {
+    match outcome {
+        Ok((_, row)) => {
+            say!("  this node's row:");
+            say!("    {row}");
         }
-        _ => {}
+        Err(fault) => say!("  {:#}", fault.detail),
     }
-    let mut is_recent = false;
-    let entry = cache::entry(lock_file, owner).and_then(|entry| Some((entry.from.age()?, entry)));
-    if let Some((age, entry)) = entry {
-        say!("  cached: {}, {:.1} s old", entry.verdict.words(), age.as_secs_f64());
-        let pause = match entry.pause.survivor {
-            Some(survivor) if survivor.is_there() => Some(format!("while process {} is there", survivor.pid)),
-            Some(_) => None,
-            None => cache::pause_left(&entry, options.backoff)
-                .map(|left| format!("for another {} s, unless its credentials change", left.as_secs())),
-        };
-        is_recent = pause.is_some() || age < options.max_age + options.timeout;
-        pause.iter().for_each(|pause| say!("  a pause: s9s is not run {pause}"));
-    }
-    let told = reported::last(lock_file, owner);
-    say!(
-        "  its clients were told last: {}",
-        told.map_or("nothing".to_string(), Verdict::words)
-    );
-    (told, is_recent)
 }
 
 fn tell_inputs() {
+    watchdog::enter("looking at", Path::new("the files that s9s reads"));
     say!("What s9s reads");
     config::describe().iter().for_each(|line| say!("  {line}"));
     if Uid::effective().is_root() && matches!(User::from_name(SERVICE_USER), Ok(Some(_))) {

@@ -1,25 +1,29 @@
-//! What a person or a script gets: the same answer, without the lock and the cache, and an exit status.
+//! What does a person or a script get on the command line?
+//!
+//! The same response as a client's, without the lock and the cache, and an exit status; or the way to the verdict; or
+//! a listener.
 
-pub mod explain;
+mod explain;
+mod print;
 
-use std::io::{self, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 
 use crate::check::find_out;
-use crate::cli::explain::explain;
-use crate::net::listener;
+use crate::net::listener::serve_all;
 use crate::net::request::Request;
 use crate::net::response::render;
 use crate::options::{Options, in_short};
-use crate::os::clock::Moment;
+use crate::os::clock::Instant;
 use crate::os::watchdog;
 use crate::verdict::reason::Reason;
-use crate::verdict::{Role, Verdict, verdict};
+use crate::verdict::{Role, Verdict};
+use explain::{conclude, explain};
+use print::{print, refuse};
 
-/// Makes the check and prints the answer, or with `--explain` the way to it. With `--listen`, serves clients
+/// Makes the check and prints the response, or with `--explain` the way to it. With `--listen`, serves clients
 /// instead. The status of a check is 0 for the leader, 1 for a follower, 2 for an unknown state.
-pub fn by_hand(started: Moment) -> ExitCode {
+pub fn command_line(started: Instant) -> ExitCode {
     let options = match Options::read() {
         Ok(options) => options,
         Err(error) => match error.downcast::<clap::Error>() {
@@ -28,43 +32,48 @@ pub fn by_hand(started: Moment) -> ExitCode {
             Err(error) => return refuse(&in_short(&error)),
         },
     };
-    if let Some(address) = options.listen {
-        let served = TcpListener::bind(address).and_then(|listener| listener::serve_all(listener, false));
-        return served.unwrap_or_else(|error| {
-            refuse(&format!("cannot listen on {address}: {error}. `ss -ltnp` shows which program has a port, `ip address` the addresses"))
-        });
+    match options.listen {
+        Some(address) => listen(address),
+        None => check_once(&options, started),
     }
+}
+
+fn listen(address: SocketAddr) -> ExitCode {
+    let served = TcpListener::bind(address).and_then(|listener| serve_all(listener, false));
+    served.unwrap_or_else(|error| {
+        refuse(&format!(
+            "cannot listen on {address}: {error}. `ss -ltnp` shows which program has a port, `ip address` the addresses"
+        ))
+    })
+}
+
+fn check_once(options: &Options, started: Instant) -> ExitCode {
     let (deadline, explains) = (started + options.timeout, options.explain);
-    let armed = watchdog::arm(deadline, move |doing| {
+    let armed = watchdog::arm(deadline, move |step| {
         let verdict = Verdict::Unknown(Reason::Stuck);
         match explains {
-            true => explain::conclude(Reason::Stuck, doing),
-            false => print(&render(verdict, Request::Role, false)),
+            true => conclude(Reason::Stuck, step),
+            false => print(&response(verdict)),
         }
         status(verdict).into()
     });
     if let Err(error) = armed {
         return refuse(&format!("cannot start a thread: {error}"));
     }
+
     let verdict = match explains {
-        true => explain(&options, deadline),
-        false => verdict(&find_out(&options, deadline, &mut |_| ())),
+        true => explain(options, deadline),
+        false => Verdict::of(&find_out(options, deadline).outcome),
     };
     watchdog::claim_answer();
     if !explains {
-        print(&render(verdict, Request::Role, false));
+        print(&response(verdict));
     }
     status(verdict).into()
 }
 
-/// A reader that closes the output early still gets the status.
-pub fn print(text: &[u8]) {
-    let _ = io::stdout().write_all(text).and_then(|()| io::stdout().flush());
-}
-
-fn refuse(why: &str) -> ExitCode {
-    eprintln!("cmonhachk: {why}");
-    ExitCode::from(2)
+fn response(verdict: Verdict) -> Vec<u8> {
+    render(verdict, Request::Role, false)
 }
 
 fn status(verdict: Verdict) -> u8 {

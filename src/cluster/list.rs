@@ -50,10 +50,21 @@ impl Row<'_> {
     /// The row's address: its IP, or, if IP is `-`, its NAME if that is an address. An IPv4-mapped
     /// IPv6 address is given as the IPv4 address.
     pub fn address(&self) -> Option<IpAddr> {
-        let field = if self.ip == b"-" { self.name } else { self.ip };
-        let address: IpAddr = std::str::from_utf8(field).ok()?.parse().ok()?;
-        Some(address.to_canonical())
+        match self.ip {
+            b"-" => self.name_as_address(),
+            ip => address(ip),
+        }
     }
+
+    /// The NAME, if it is an address.
+    pub fn name_as_address(&self) -> Option<IpAddr> {
+        address(self.name)
+    }
+}
+
+fn address(field: &[u8]) -> Option<IpAddr> {
+    let address: IpAddr = std::str::from_utf8(field).ok()?.parse().ok()?;
+    Some(address.to_canonical())
 }
 
 /// Removes the terminal's escape sequences (ECMA-48, section 5.4: CSI) from what s9s printed.

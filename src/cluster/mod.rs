@@ -1,40 +1,33 @@
-//! The evaluation of the list: what it says about this node.
+//! What does the list say of this node?
+//!
+//! The [`list`] gives each controller a row, and the [`node`] knows which rows are its own. All of this is pure: it
+//! touches no clock, no file and no process.
 
 pub mod list;
 pub mod node;
 
-use std::net::IpAddr;
-
 use anyhow::anyhow;
 
-use crate::cluster::list::{Row, State};
-use crate::cluster::node::{BindAddress, join};
 use crate::verdict::reason::Reason;
 use crate::verdict::{Outcome, Role};
+use list::{Row, State};
+use node::Node;
 
-/// Finds this node in the list, and the role that the list gives it. A row is this node's if any of `entries`
-/// fits. A wildcard among them stands for `interfaces`, this machine's addresses.
+/// Finds the role that the list gives this node.
 ///
 /// # Errors
-/// The reason why the list gives this node no certain role.
-pub fn evaluate(entries: &[BindAddress], interfaces: &[IpAddr], rows: &[Row<'_>]) -> Outcome {
+/// The reason why the list gives it no certain role.
+pub fn evaluate(node: &Node, rows: &[Row<'_>]) -> Outcome {
     if rows.is_empty() {
         return Err(Reason::NoControllers.because(anyhow!("s9s lists no controllers")));
     }
-    let is_ours = |row: &&Row<'_>| {
-        let address = row.address();
-        entries.iter().any(|entry| match entry {
-            BindAddress::Address(own) => address == Some(*own),
-            BindAddress::Wildcard => address.is_some_and(|address| interfaces.contains(&address)),
-            BindAddress::Name(own) => row.name.eq_ignore_ascii_case(own),
-            BindAddress::Loopback(_) => false,
-        })
-    };
-    let ours: Vec<_> = rows.iter().filter(is_ours).collect();
+    let ours: Vec<_> = rows.iter().filter(|row| node.has(row)).collect();
     let Some(row) = ours.first() else {
-        return Err(Reason::NotListed.because(anyhow!("no row for {}", join(entries))));
+        rows.iter().try_for_each(|row| node.question(row))?;
+        return Err(Reason::NotListed.because(anyhow!("no row for {}", node.names())));
     };
     let text = String::from_utf8_lossy(row.line).into_owned();
+
     if let Some(other) = ours.iter().find(|other| other.state != row.state) {
         let other = String::from_utf8_lossy(other.line);
         return Err(Reason::RowsDisagree.because(anyhow!("this node has the rows \"{text}\" and \"{other}\"")));
@@ -43,6 +36,7 @@ pub fn evaluate(entries: &[BindAddress], interfaces: &[IpAddr], rows: &[Row<'_>]
     if leaders > 1 {
         return Err(Reason::SeveralLeaders.because(anyhow!("{leaders} rows say leader; this node's is \"{text}\"")));
     }
+
     let reason = match row.state {
         State::Leader => return Ok((Role::Leader, text)),
         State::Follower => return Ok((Role::Follower, text)),
@@ -55,9 +49,9 @@ pub fn evaluate(entries: &[BindAddress], interfaces: &[IpAddr], rows: &[Row<'_>]
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::list;
-    use crate::cluster::node::bind_addresses;
-    use crate::verdict::verdict;
+    use crate::verdict::Verdict;
+    use crate::verdict::reason::Fault;
+    use node::{bind_addresses, given};
 
     const HEADER: &str = "S VERSION OWNER GROUP NAME               IP              PORT COMMENT\n";
 
@@ -77,17 +71,22 @@ mod tests {
     /// The addresses of a machine.
     const HERE: [&str; 2] = ["10.0.0.2", "fd00::2"];
 
-    /// The verdict for a node with these bind addresses, on a list of (state, name, IP).
-    fn told(addresses: &str, rows: &[(char, &str, &str)]) -> String {
-        told_on(&[], addresses, rows)
+    /// The verdict for a node with this `--node`, on a list of (state, name, IP).
+    fn told(node: &str, rows: &[(char, &str, &str)]) -> String {
+        words(Ok(Node::as_given(given(node).unwrap(), Vec::new())), rows)
     }
 
-    /// The same, on a machine with the addresses `here`.
+    /// The verdict for a machine with the addresses `here` and these bind addresses.
     fn told_on(here: &[&str], addresses: &str, rows: &[(char, &str, &str)]) -> String {
-        let text = listing(rows);
         let entries = bind_addresses(format!("RPC_BIND_ADDRESSES=\"{addresses}\"").as_bytes()).unwrap();
-        let interfaces: Vec<IpAddr> = here.iter().map(|address| address.parse().unwrap()).collect();
-        verdict(&evaluate(&entries, &interfaces, &list::parse(text.as_bytes()).unwrap())).words()
+        let interfaces = here.iter().map(|address| address.parse().unwrap()).collect();
+        words(Node::of_this_machine(&entries, interfaces), rows)
+    }
+
+    fn words(node: Result<Node, Fault>, rows: &[(char, &str, &str)]) -> String {
+        let text = listing(rows);
+        let outcome = node.and_then(|node| evaluate(&node, &list::parse(text.as_bytes()).unwrap()));
+        Verdict::of(&outcome).words()
     }
 
     #[test]
@@ -167,7 +166,8 @@ mod tests {
         assert_eq!(told("127.0.0.1,10.9.9.9,10.0.0.2", &rows), "follower");
         assert_eq!(told("nowhere 10.0.0.1", &rows), "leader");
         for addresses in ["10.0.0.1,10.0.0.2", "10.0.0.2,10.0.0.1", "0.0.0.0,10.0.0.1"] {
-            assert_eq!(told_on(&HERE, addresses, &rows), "unknown rows-disagree", "{addresses}");
+            let here = ["10.0.0.1", "10.0.0.2"];
+            assert_eq!(told_on(&here, addresses, &rows), "unknown rows-disagree", "{addresses}");
         }
     }
 
@@ -184,6 +184,30 @@ mod tests {
             told_on(&HERE, "0.0.0.0", &[('l', "10.0.0.1", "10.0.0.1")]),
             "unknown not-listed"
         );
+    }
+
+    #[test]
+    fn a_name_counts_only_with_an_address_of_this_machine() {
+        let rows = [('l', "cc1", "10.0.0.1"), ('f', "cc2", "10.0.0.2")];
+        assert_eq!(told_on(&HERE, "127.0.0.1,cc2", &rows), "follower");
+        assert_eq!(told_on(&HERE, "127.0.0.1,cc1", &rows), "unknown another-node");
+        assert_eq!(told_on(&HERE, "cc1,cc2", &rows), "follower");
+        assert_eq!(told("cc1", &rows), "leader", "--node is for NAT");
+        for ip in ["127.0.1.1", "-"] {
+            let rows = [('l', "cc1", ip), ('f', "cc2", "10.0.0.2")];
+            assert_eq!(told_on(&HERE, "cc1", &rows), "leader", "{ip} is on any machine");
+        }
+    }
+
+    #[test]
+    fn an_address_that_every_node_has_names_no_node_that_the_list_names_otherwise() {
+        let docker0 = ["10.0.0.2", "172.17.0.1"];
+        let rows = [('l', "10.0.0.1", "172.17.0.1"), ('f', "10.0.0.3", "10.0.0.3")];
+        assert_eq!(told_on(&docker0, "0.0.0.0", &rows), "unknown not-listed");
+        assert_eq!(told_on(&["10.0.0.1", "172.17.0.1"], "0.0.0.0", &rows), "leader");
+        // The list cannot tell more than this.
+        let rows = [('l', "cc1", "172.17.0.1"), ('f', "cc3", "10.0.0.3")];
+        assert_eq!(told_on(&docker0, "0.0.0.0", &rows), "leader");
     }
 
     #[test]

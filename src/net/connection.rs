@@ -15,7 +15,7 @@ use nix::sys::stat::fstat;
 use nix::unistd::{dup2_stderr, dup2_stdout};
 
 use crate::net::request::{self, MAX_HEAD};
-use crate::os::clock::Moment;
+use crate::os::clock::Instant;
 use crate::os::syslog;
 
 /// How long the check waits for the client's last bytes after the answer.
@@ -72,12 +72,12 @@ impl Connection {
     /// Reads what has come of the request. Without this, closing the socket with unread bytes would send RST,
     /// and the client would lose the answer.
     pub fn read_what_is_there(self, head: &mut Vec<u8>) {
-        self.wait_for_the_rest(head, Moment(Duration::ZERO));
+        self.wait_for_the_rest(head, Instant(Duration::ZERO));
     }
 
     /// Reads the rest of the request, until it is complete, the deadline has passed, the client has closed its
     /// side, or [`MAX_HEAD`] bytes have come.
-    pub fn wait_for_the_rest(self, head: &mut Vec<u8>, deadline: Moment) {
+    pub fn wait_for_the_rest(self, head: &mut Vec<u8>, deadline: Instant) {
         let mut chunk = [0; CHUNK];
         while head.len() < MAX_HEAD && !request::is_complete(head) {
             match self.receive(&mut chunk, deadline) {
@@ -103,13 +103,13 @@ impl Connection {
     /// Without this, what arrives late would make the kernel send RST, and the client might lose
     /// the answer.
     pub fn linger(self) {
-        let deadline = Moment::now() + LINGER;
+        let deadline = Instant::now() + LINGER;
         let mut dropped = [0; CHUNK];
         while !deadline.has_passed() && self.receive(&mut dropped, deadline).is_some() {}
     }
 
     /// Some bytes; None if there are none before the deadline, or the client has closed its side.
-    fn receive(self, buffer: &mut [u8], deadline: Moment) -> Option<usize> {
+    fn receive(self, buffer: &mut [u8], deadline: Instant) -> Option<usize> {
         loop {
             match recv(STDIN_FILENO, buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return None,

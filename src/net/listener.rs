@@ -19,9 +19,9 @@ use nix::unistd::{ForkResult, Pid, dup2_stdin, fork};
 
 use crate::net::connection::Connection;
 use crate::net::{refuse, serve};
-use crate::os::clock::Moment;
+use crate::os::clock::Instant;
+use crate::os::signals::by_default;
 use crate::os::syslog;
-use crate::s9s::process::by_default;
 
 /// How many checks run at once. Further connections wait in the socket's queue.
 const CHECKS: usize = 400;
@@ -63,7 +63,7 @@ pub fn serve_all(listener: TcpListener, lent: bool) -> io::Result<ExitCode> {
     // A client may go before it is accepted.
     listener.set_nonblocking(true)?;
     let mut checks: HashMap<Pid, IpAddr> = HashMap::new();
-    let mut end = Moment::now() + IDLE;
+    let mut end = Instant::now() + IDLE;
     loop {
         let is_full = checks.len() >= CHECKS;
         let sources = [signals.as_fd(), listener.as_fd()];
@@ -80,7 +80,7 @@ pub fn serve_all(listener: TcpListener, lent: bool) -> io::Result<ExitCode> {
         {
             checks.remove(&check);
         }
-        if lent && (is_replaced() || !has_come && until.is_some_and(Moment::has_passed)) {
+        if lent && (is_replaced() || !has_come && until.is_some_and(Instant::has_passed)) {
             return Ok(ExitCode::SUCCESS);
         }
         if !has_come {
@@ -91,12 +91,12 @@ pub fn serve_all(listener: TcpListener, lent: bool) -> io::Result<ExitCode> {
             Err(error) => {
                 // Without room for a descriptor, the client is still there at once.
                 if error.kind() != io::ErrorKind::WouldBlock {
-                    wait(&sources[..1], Some(Moment::now() + NO_ROOM));
+                    wait(&sources[..1], Some(Instant::now() + NO_ROOM));
                 }
                 continue;
             }
         };
-        let accepted = Moment::now();
+        let accepted = Instant::now();
         end = accepted + IDLE;
         let _ = dup2_stdin(client);
         let of_this_client = checks.values().filter(|other| **other == address).count();
@@ -118,12 +118,12 @@ pub fn serve_all(listener: TcpListener, lent: bool) -> io::Result<ExitCode> {
 }
 
 /// Waits until one of the sources can be read, or `until`. Returns whether the second one can.
-fn wait(sources: &[BorrowedFd<'_>], until: Option<Moment>) -> bool {
+fn wait(sources: &[BorrowedFd<'_>], until: Option<Instant>) -> bool {
     let mut ready: Vec<_> = sources
         .iter()
         .map(|source| PollFd::new(*source, PollFlags::POLLIN))
         .collect();
-    let timeout = until.map_or(PollTimeout::NONE, Moment::poll_timeout);
+    let timeout = until.map_or(PollTimeout::NONE, Instant::poll_timeout);
     poll(&mut ready, timeout).is_ok() && ready.get(1).is_some_and(|listener| listener.any().unwrap_or(true))
 }
 

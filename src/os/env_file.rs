@@ -40,9 +40,6 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = Line<'_>> {
             [b'#', comment @ ..] if !comment.contains(&0) => return Line::Nothing,
             _ => {}
         }
-        if let Some((name, value)) = usual(line) {
-            return assignment(name, value);
-        }
         let pattern = pattern.get_or_insert_with(|| Regex::new(LINE).expect("the pattern is constant and tested"));
         let Some(parts) = pattern.captures(line) else {
             return Line::Other;
@@ -52,17 +49,6 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = Line<'_>> {
             _ => Line::Nothing,
         }
     })
-}
-
-/// The name and the value of a usual line, for which the pattern is not needed: it takes long to compile.
-fn usual(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = line.iter().position(|byte| matches!(byte, b'='))?;
-    let (name, value) = (&line[..end], &line[end + 1..]);
-    let quoted = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
-    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
-    let is_plain = |byte: &u8| is_word(byte) || b".,:/@%+=#^-".contains(byte) || quoted.is_some() && *byte == b' ';
-    let is_name = name.iter().all(is_word) && name.first().is_some_and(|byte| !byte.is_ascii_digit());
-    (is_name && quoted.unwrap_or(value).iter().all(is_plain)).then_some((name, value))
 }
 
 fn assignment<'a>(name: &'a [u8], value: &[u8]) -> Line<'a> {

@@ -1,16 +1,16 @@
-//! The configuration that s9s reads: its s9s.conf files, and the keys beside them.
+//! The configuration that s9s reads: its s9s.conf files.
 //!
 //! Source: the genuine client (s9s-tools 1.9), its config_lexer.l for the values. It reads the user's file and
 //! the system's; a value in the first outranks one in the second.
 
+use std::env;
 use std::ffi::{OsStr, OsString};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use nix::unistd::{AccessFlags, Uid, User, access};
 
-use crate::os::files::{identity, is_missing, read_file, variable};
+use crate::os::files::{is_missing, read_file};
 
 /// The home folder that s9s uses, and where that is from. If this user cannot enter HOME, it belongs to somebody
 /// else and was handed on by the program that started xinetd.
@@ -37,26 +37,15 @@ pub fn files() -> [PathBuf; 2] {
     ]
 }
 
+/// The value of an environment variable that is not empty.
+pub(super) fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
 /// The path, with the home folder for a `~` at its start.
 fn expand(path: &OsStr) -> PathBuf {
     let below_home = |rest| PathBuf::from(home().unwrap_or_default().0).join(rest);
     Path::new(path).strip_prefix("~").map_or(path.into(), below_home)
-}
-
-/// A digest that tells these credentials, the files and the key, from others, and this boot from others.
-pub fn digest(boot: &str) -> u32 {
-    let files = files();
-    let texts: Vec<_> = files.iter().filter_map(|file| read_file(file).ok()).collect();
-    let set = |name| texts.iter().find_map(|text| value(text, name));
-    let key = set("auth_key").or_else(|| Some(format!("~/.s9s/{}.key", set("cmon_user")?)));
-    let key = key.map(|key| expand(OsStr::new(&key)));
-    let mut hasher = DefaultHasher::new();
-    boot.hash(&mut hasher);
-    for path in files.into_iter().chain(key) {
-        (identity(&path), path).hash(&mut hasher);
-    }
-    // Half of the digest, so that the cache entry stays short.
-    (hasher.finish() >> 32) as u32
 }
 
 /// In lines: which home and files s9s reads, what they say about the user, and which controller is asked.

@@ -1,24 +1,26 @@
-//! What is known of s9s: how it is found and run, and what each way to end means.
+//! How is the client s9s run, and what does each way to end mean?
+//!
+//! It is given its arguments, an environment and a limit of time. Its end and its words lead to a list, or to a reason.
 
 pub mod config;
 pub mod process;
 
-use std::collections::BTreeMap;
 use std::env;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::anyhow;
-use nix::errno::Errno;
+use nix::libc;
 use nix::sys::signal::Signal;
 use nix::unistd::{AccessFlags, access};
 
-use crate::os::clock::Moment;
-use crate::os::files::variable;
-use crate::s9s::process::{Ended, MAX_OUTPUT, NotStarted, Run};
+use crate::os::clock::Instant;
 use crate::verdict::reason::{Fault, Reason};
+use config::variable;
+use process::{Ended, MAX_OUTPUT, Run};
 
 /// The arguments of every run. Further words would be name filters.
 pub const ARGUMENTS: [&str; 3] = ["controller", "--list", "--long"];
@@ -30,26 +32,27 @@ const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 ///
 /// # Errors
 /// It could not be started. Everything after that is in the [`Run`].
-pub fn run(program: &Path, deadline: Moment) -> Result<Run, Fault> {
+pub fn run(program: &Path, deadline: Instant) -> Result<Run, Fault> {
+    let mut command = Command::new(program);
+    command.args(ARGUMENTS).env("PATH", path());
+
     // With these, s9s prints more than the list, the password among it.
-    let is_loud = |name: &OsString| name == "S9S_VERBOSE" || name.as_bytes().starts_with(b"S9S_DEBUG");
-    let mut environment: BTreeMap<_, _> = env::vars_os().filter(|(name, _)| !is_loud(name)).collect();
-    environment.insert("PATH".into(), path());
+    let is_loud = |name: &OsStr| name == "S9S_VERBOSE" || name.as_bytes().starts_with(b"S9S_DEBUG");
+    for (name, _) in env::vars_os().filter(|(name, _)| is_loud(name)) {
+        command.env_remove(name);
+    }
+
     // By default, s9s waits 30 seconds for a silent controller.
     if variable("S9S_CONNECTION_TIMEOUT").is_none() {
         let seconds = deadline.left().as_secs().max(1);
-        environment.insert("S9S_CONNECTION_TIMEOUT".into(), seconds.to_string().into());
+        command.env("S9S_CONNECTION_TIMEOUT", seconds.to_string());
     }
+
     // An init system gives xinetd's services no HOME, and HOME decides which s9s.conf is read.
     if let Some((home, _)) = config::home() {
-        environment.insert("HOME".into(), home);
+        command.env("HOME", home);
     }
-    let text = |text: &OsStr| CString::new(text.as_bytes()).expect("no argument and no variable holds a NUL");
-    let mut words = vec![text(program.as_os_str())];
-    words.extend(ARGUMENTS.map(OsStr::new).map(text));
-    let variable = |(name, value): (OsString, OsString)| text(&[name, value].join(OsStr::new("=")));
-    let variables: Vec<_> = environment.into_iter().map(variable).collect();
-    process::run(&words, &variables, deadline).map_err(|why| not_started(program, why))
+    process::run(command, deadline).map_err(|error| not_started(program, error))
 }
 
 fn path() -> OsString {
@@ -76,19 +79,14 @@ pub fn find(program: &Path) -> Result<PathBuf, Fault> {
 }
 
 /// Why the program was not started. The kernel says ENOENT for a missing interpreter as well.
-fn not_started(program: &Path, why: NotStarted) -> Fault {
-    use NotStarted::{Before, Execution};
-    let reason = match why {
-        Execution(Errno::ENOENT) if program.is_file() => Reason::S9sNotExecutable,
-        Execution(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENAMETOOLONG) => Reason::S9sNotFound,
-        Execution(Errno::EACCES | Errno::EPERM | Errno::ENOEXEC | Errno::EISDIR) => Reason::S9sNotExecutable,
+fn not_started(program: &Path, error: io::Error) -> Fault {
+    let reason = match error.raw_os_error() {
+        Some(libc::ENOENT) if program.is_file() => Reason::S9sNotExecutable,
+        Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ENAMETOOLONG) => Reason::S9sNotFound,
+        Some(libc::EACCES | libc::EPERM | libc::ENOEXEC | libc::EISDIR) => Reason::S9sNotExecutable,
         _ => Reason::S9sNotStarted,
     };
-    let (what, errno) = match why {
-        Before(errno) => ("make a process for", errno),
-        Execution(errno) => ("execute", errno),
-    };
-    reason.because(anyhow!(io::Error::from(errno)).context(format!("cannot {what} {}", program.display())))
+    reason.because(anyhow!(error).context(format!("cannot start {}", program.display())))
 }
 
 /// What s9s printed, if it ended well.
@@ -105,7 +103,7 @@ pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
         Ended::Killed(_) => Reason::S9sKilled,
         Ended::TimedOut => Reason::S9sTimeout,
         Ended::TooMuchOutput => Reason::S9sTooMuchOutput,
-        Ended::Survived(_) => Reason::Stuck,
+        Ended::Unkillable(_) => Reason::Stuck,
     };
     let said = match stderr.trim() {
         "" => String::new(),
@@ -118,8 +116,11 @@ pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
 /// 5 for the connection, 6 for the credentials. The words are in lower case. The first row that fits counts;
 /// the last row of a status fits any words. Source: recordings of the genuine client (s9s-tools 1.9).
 ///
-/// Only words about the user and the password are a refusal, because a refusal begins a long pause.
-const EXITS: [(&[i32], &str, Reason); 17] = [
+/// Their order counts where a text has the words of two rows: a licence is refused with "access denied", a database
+/// with "password", and a user who is suspended is told to try again.
+///
+/// Only words about the user and the password are a refusal, because a refusal begins a long back-off.
+const EXITS: &[(&[i32], &str, Reason)] = &[
     (&[2, 3], "licen", Reason::S9sFailed),
     (&[3], "database", Reason::S9sLoginFailed),
     (&[3], "suspended", Reason::S9sSuspended),
@@ -141,9 +142,9 @@ const EXITS: [(&[i32], &str, Reason); 17] = [
 
 fn of_exit(status: i32, stderr: &str) -> Reason {
     let stderr = stderr.to_lowercase();
-    let mut rows = EXITS.into_iter();
+    let mut rows = EXITS.iter();
     let row = rows.find(|(exits, words, _)| exits.contains(&status) && stderr.contains(words));
-    row.map_or(Reason::S9sFailed, |(.., reason)| reason)
+    row.map_or(Reason::S9sFailed, |(.., reason)| *reason)
 }
 
 /// How a run ended, in words that can follow the program's name.
@@ -153,7 +154,7 @@ pub fn ending(run: &Run) -> String {
         Ended::Exited(status) => format!("exited with status {status} after {seconds:.3} s"),
         Ended::Killed(signal) => format!("was ended by {signal} after {seconds:.3} s"),
         Ended::TimedOut => format!("was still running after {seconds:.3} s and was killed"),
-        Ended::Survived(_) => format!("was still running after {seconds:.3} s, and SIGKILL does not end it"),
+        Ended::Unkillable(_) => format!("was still running after {seconds:.3} s, and SIGKILL does not end it"),
         Ended::TooMuchOutput => format!("printed more than {MAX_OUTPUT} bytes in {seconds:.3} s"),
     }
 }

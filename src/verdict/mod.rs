@@ -1,8 +1,10 @@
-//! The vocabulary: the possible results of a check.
+//! In which words is the result of a check given?
+//!
+//! A verdict is a role, or unknown for a [`reason`]. The words are the same in the response, the log and the cache.
 
 pub mod reason;
 
-use crate::verdict::reason::{Fault, Reason};
+use reason::{Fault, Reason};
 
 /// What the list says of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,14 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The verdict that follows from an outcome.
+    pub fn of(outcome: &Outcome) -> Verdict {
+        match outcome {
+            Ok((role, _)) => Verdict::Known(*role),
+            Err(fault) => Verdict::Unknown(fault.reason),
+        }
+    }
+
     /// The word in the `Cmonhachk-State` header.
     pub fn state(self) -> &'static str {
         match self {
@@ -52,19 +62,11 @@ impl Verdict {
 }
 
 /// What a check finds out: this node's role and its row as s9s printed it, without colour, or why the role is
-/// not known. The row can hold any bytes: clean it with [`crate::os::syslog::clean`] before it is shown.
+/// not known. The row can hold any bytes: clean it before it is shown.
 pub type Outcome = Result<(Role, String), Fault>;
 
-/// The verdict that follows from an outcome.
-pub fn verdict(outcome: &Outcome) -> Verdict {
-    match outcome {
-        Ok((role, _)) => Verdict::Known(*role),
-        Err(fault) => Verdict::Unknown(fault.reason),
-    }
-}
-
 /// The row or the error behind an outcome, for the operator. Not clean, either.
-pub fn evidence(outcome: &Outcome) -> String {
+pub fn detail(outcome: &Outcome) -> String {
     match outcome {
         Ok((_, row)) => row.clone(),
         Err(fault) => format!("{:#}", fault.detail),

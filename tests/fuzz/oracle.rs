@@ -8,17 +8,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str;
 use std::time::Duration;
 
-use cmonhachk::cache::backoff::Pause;
+use cmonhachk::cache::backoff::BackOff;
 use cmonhachk::cache::entry::Entry;
 use cmonhachk::cluster::evaluate;
 use cmonhachk::cluster::list::{self, State};
-use cmonhachk::cluster::node::{BindAddress, bind_addresses, join, of_this_machine};
+use cmonhachk::cluster::node::{BindAddress, Node, bind_addresses, join};
 use cmonhachk::net::request::{Request, is_complete, is_head, request as asked};
-use cmonhachk::os::clock::Moment;
-use cmonhachk::os::syslog::clean;
-use cmonhachk::s9s::process::Survivor;
+use cmonhachk::os::clock::Instant;
+use cmonhachk::os::text::clean;
+use cmonhachk::s9s::process::UnkillableProcess;
 use cmonhachk::verdict::reason::{Fault, Reason};
-use cmonhachk::verdict::{Role, Verdict, verdict};
+use cmonhachk::verdict::{Role, Verdict};
 
 /// The addresses of this machine.
 const INTERFACES: [IpAddr; 2] = [
@@ -30,7 +30,8 @@ const INTERFACES: [IpAddr; 2] = [
 /// `RPC_BIND_ADDRESSES`; what s9s printed follows.
 pub fn list(input: &[u8]) {
     let mut parts = input.splitn(2, |byte| *byte == b'\n');
-    let entries = entries(parts.next().unwrap_or_default());
+    let words = words(parts.next().unwrap_or_default());
+    let entries: Vec<BindAddress> = words.filter_map(bind_address).collect();
     let printed = parts.next().unwrap_or_default();
     let text = uncoloured(printed);
     assert_eq!(list::plain(printed), text, "colour");
@@ -71,11 +72,20 @@ fn judged(entries: &[BindAddress], text: &[u8]) {
         assert_eq!(row.line, *line);
     }
 
-    let outcome = evaluate(entries, &INTERFACES, &rows);
-    match verdict(&outcome) {
-        Verdict::Known(Role::Leader) => assert_eq!(role(entries, &seen), Some(b'l'), "no leader"),
-        Verdict::Known(Role::Follower) => assert_eq!(role(entries, &seen), Some(b'f'), "no follower"),
-        Verdict::Unknown(_) => assert_eq!(role(entries, &seen), None, "a role is not told"),
+    let given = Node::as_given(entries.to_vec(), INTERFACES.to_vec());
+    told_as_seen(&given, &rows, &row_lines, role(&seen, |row| row.is_given_by(entries)));
+    if let Ok(here) = Node::of_this_machine(entries, INTERFACES.to_vec()) {
+        told_as_seen(&here, &rows, &row_lines, role(&seen, |row| row.is_here_by(entries)));
+    }
+}
+
+/// The outcome is the role that was seen, and its words can be shown.
+fn told_as_seen(node: &Node, rows: &[list::Row], row_lines: &[&[u8]], role: Option<u8>) {
+    let outcome = evaluate(node, rows);
+    match Verdict::of(&outcome) {
+        Verdict::Known(Role::Leader) => assert_eq!(role, Some(b'l'), "no leader"),
+        Verdict::Known(Role::Follower) => assert_eq!(role, Some(b'f'), "no follower"),
+        Verdict::Unknown(_) => assert_eq!(role, None, "a role is not told"),
     }
     let shown = match outcome {
         Ok((_, row)) => {
@@ -122,21 +132,39 @@ impl Seen<'_> {
         })
     }
 
-    fn is_of(&self, entry: &BindAddress) -> bool {
-        let field = if self.ip == b"-" { self.name } else { self.ip };
-        match (entry, bind_address(field)) {
-            (BindAddress::Address(ours), BindAddress::Address(theirs)) => *ours == theirs,
-            (BindAddress::Wildcard, BindAddress::Address(theirs)) => INTERFACES.contains(&theirs),
-            (BindAddress::Name(ours), _) => ours.eq_ignore_ascii_case(self.name),
+    /// Whether the row is that of a node whose `--node` has these entries.
+    fn is_given_by(&self, entries: &[BindAddress]) -> bool {
+        entries.iter().any(|entry| match (entry, self.address()) {
+            (BindAddress::Address(ours), Some(theirs)) => *ours == theirs,
+            (BindAddress::Wildcard, Some(theirs)) => INTERFACES.contains(&theirs),
+            (BindAddress::Name(ours), _) => ours.as_bytes().eq_ignore_ascii_case(self.name),
             _ => false,
-        }
+        })
+    }
+
+    /// The same for the defaults file, on a machine with the addresses of [`INTERFACES`].
+    fn is_here_by(&self, entries: &[BindAddress]) -> bool {
+        let is_there = |address: Option<IpAddr>| {
+            address.is_some_and(|address| !INTERFACES.contains(&address) && !address.is_loopback())
+        };
+        entries.iter().any(|entry| {
+            let is_elsewhere = match entry {
+                BindAddress::Wildcard => is_there(address(self.name)),
+                _ => is_there(self.address()),
+            };
+            self.is_given_by(std::slice::from_ref(entry)) && !is_elsewhere
+        })
+    }
+
+    fn address(&self) -> Option<IpAddr> {
+        address(if self.ip == b"-" { self.name } else { self.ip })
     }
 }
 
-/// The role that the rows give the node, `l` or `f`; none if its rows differ or several rows have `l`.
-fn role(entries: &[BindAddress], rows: &[Seen]) -> Option<u8> {
-    let is_ours = |row: &&Seen| entries.iter().any(|entry| row.is_of(entry));
-    let states: Vec<u8> = rows.iter().filter(is_ours).map(|row| row.state).collect();
+/// The role that the node's rows give it, `l` or `f`; none if they differ or several rows have `l`.
+fn role(rows: &[Seen], is_ours: impl Fn(&Seen) -> bool) -> Option<u8> {
+    let ours = rows.iter().filter(|row| is_ours(row));
+    let states: Vec<u8> = ours.map(|row| row.state).collect();
     let leaders = rows.iter().filter(|row| row.state == b'l').count();
     match *states.first()? {
         state if states.iter().any(|other| *other != state) => None,
@@ -199,29 +227,45 @@ fn uncoloured(printed: &[u8]) -> Vec<u8> {
     text
 }
 
-/// The words of a list of entries, each parsed.
-fn entries(value: &[u8]) -> Vec<BindAddress> {
+/// The words of a list of entries.
+fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let words = value.split(|byte| b", \t\n\r\x0c".contains(byte));
-    words.filter(|word| !word.is_empty()).map(bind_address).collect()
+    words.filter(|word| !word.is_empty())
 }
 
-fn bind_address(word: &[u8]) -> BindAddress {
-    let address = String::from_utf8(word.to_vec())
-        .ok()
-        .and_then(|word| word.parse::<IpAddr>().ok());
-    let v4 = match address {
-        Some(IpAddr::V6(v6)) => v6.to_ipv4_mapped().map(IpAddr::V4),
-        _ => None,
-    };
-    match v4.or(address) {
-        None if String::from_utf8_lossy(word).to_ascii_lowercase() == "localhost" => {
-            BindAddress::Loopback(Ipv4Addr::LOCALHOST.into())
-        }
-        None => BindAddress::Name(word.to_vec()),
-        Some(address) if address == Ipv4Addr::UNSPECIFIED || address == Ipv6Addr::UNSPECIFIED => BindAddress::Wildcard,
-        Some(address) if address.is_loopback() => BindAddress::Loopback(address),
-        Some(address) => BindAddress::Address(address),
+/// The address that a text is, an IPv4-mapped one as IPv4.
+fn address(text: &[u8]) -> Option<IpAddr> {
+    match str::from_utf8(text).ok()?.parse().ok()? {
+        IpAddr::V6(v6) => Some(v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)),
+        v4 => Some(v4),
     }
+}
+
+/// The entry that a word is; None if it is neither an address nor a host name.
+fn bind_address(word: &[u8]) -> Option<BindAddress> {
+    const LOCAL: &str = " localhost localhost.localdomain ip6-localhost ip6-loopback ";
+    match address(word) {
+        Some(address) if address == Ipv4Addr::UNSPECIFIED || address == Ipv6Addr::UNSPECIFIED => {
+            return Some(BindAddress::Wildcard);
+        }
+        Some(address) if address.is_loopback() => return Some(BindAddress::Loopback(address)),
+        Some(address) => return Some(BindAddress::Address(address)),
+        None => {}
+    }
+    let name = str::from_utf8(word).ok()?;
+    if LOCAL.contains(&format!(" {} ", name.to_lowercase())) {
+        return Some(BindAddress::Loopback(Ipv4Addr::LOCALHOST.into()));
+    }
+    let labels: Vec<&str> = name.strip_suffix('.').unwrap_or(name).split('.').collect();
+    let is_good = |label: &&str| {
+        let bytes = label.as_bytes();
+        let ends = [bytes.first(), bytes.last()];
+        bytes.iter().all(|byte| is_in_a_name(*byte) || *byte == b'-')
+            && !ends.contains(&None)
+            && !ends.contains(&Some(&b'-'))
+    };
+    let is_number = labels.last()?.chars().all(|character| character.is_ascii_digit());
+    (labels.iter().all(is_good) && !is_number).then(|| BindAddress::Name(name.to_string()))
 }
 
 /// The defaults file: all its lines are plain, and its entries are those of the last assignment.
@@ -239,12 +283,12 @@ pub fn defaults(text: &[u8]) {
         other => !matches!(other, BindAddress::Loopback(_)),
     };
     let here: Vec<BindAddress> = entries.iter().filter(can_be_here).cloned().collect();
-    let expected = if here.is_empty() {
-        Err(Reason::AnotherNode)
-    } else {
-        Ok(here)
+    let expected = match here.is_empty() {
+        true => Err(Reason::AnotherNode),
+        false => Ok(join(&here)),
     };
-    assert_eq!(of_this_machine(&entries, &INTERFACES).map_err(reason), expected);
+    let node = Node::of_this_machine(&entries, INTERFACES.to_vec());
+    assert_eq!(node.map(|node| node.names()).map_err(reason), expected);
 }
 
 /// What the lines assign to `RPC_BIND_ADDRESSES`.
@@ -256,7 +300,9 @@ fn assigned(text: &[u8]) -> Result<Vec<BindAddress>, Reason> {
             last = value;
         }
     }
-    let entries = entries(&last.ok_or(Reason::DefaultsUnclear)?);
+    let value = last.ok_or(Reason::DefaultsUnclear)?;
+    let entries: Option<Vec<BindAddress>> = words(&value).map(bind_address).collect();
+    let entries = entries.ok_or(Reason::DefaultsUnclear)?;
     match entries.iter().all(|entry| matches!(entry, BindAddress::Loopback(_))) {
         true if entries.is_empty() => Err(Reason::NoBindAddresses),
         true => Err(Reason::OnlyLoopback),
@@ -431,17 +477,17 @@ pub fn entry(input: &[u8]) {
 /// The entry that a line says, if every number in it has its one spelling.
 fn written(line: &str) -> Option<Entry> {
     let words: Vec<&str> = line.split(' ').collect();
-    let ["cmonhachk5", key, from, pause, survivor, verdict @ ..] = words.as_slice() else {
+    let ["cmonhachk6", key, from, spans, process, verdict @ ..] = words.as_slice() else {
         return None;
     };
-    let [span, refused, credentials] = parts(pause)?;
-    let [pid, started] = parts(survivor)?;
+    let [span, refused] = parts(spans)?;
+    let [pid, started] = parts(process)?;
     let pid: i32 = decimal(pid)?;
     let started = decimal(started)?;
-    let survivor = match (pid, started) {
+    let unkillable = match (pid, started) {
         (0, 0) => None,
         (0, _) => return None,
-        _ => Some(Survivor { pid, started }),
+        _ => Some(UnkillableProcess { pid, started }),
     };
     let verdict = match verdict {
         ["leader"] => Verdict::Known(Role::Leader),
@@ -451,12 +497,11 @@ fn written(line: &str) -> Option<Entry> {
     };
     Some(Entry {
         key: hexadecimal(key, 16)?,
-        from: Moment(Duration::from_micros(decimal(from)?)),
-        pause: Pause {
+        from: Instant(Duration::from_micros(decimal(from)?)),
+        back_off: BackOff {
             span: Duration::from_millis(decimal(span)?),
             refused: Duration::from_millis(decimal(refused)?),
-            credentials: hexadecimal(credentials, 8)? as u32,
-            survivor,
+            unkillable,
         },
         verdict,
     })

@@ -1,10 +1,10 @@
 //! The situations of a controller's life: what it says, which logins it refuses, when it is not asked.
 
-use std::fs;
+use std::fs::{self, File};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::cluster::{Cluster, FOLLOWER, LEADER, Node, in_namespaces, requesting, unknown, wait_until};
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, in_namespaces, requesting, unknown, wait_until};
 use crate::syslog::{Log, logging};
 
 /// The answer of this check to a client with this request.
@@ -76,7 +76,7 @@ fn a_line_feed_in_a_comment_costs_nobody_the_role() {
 }
 
 #[test]
-fn a_refused_login_is_not_tried_again_until_its_credentials_change() {
+fn a_refused_login_is_not_tried_again_until_its_configuration_changes() {
     let cluster = Cluster::new();
     let node = cluster.leader();
     let home = cluster.folder.join("home");
@@ -105,19 +105,35 @@ fn a_refused_login_is_not_tried_again_until_its_credentials_change() {
         assert_eq!(cluster.runs(), runs + 2, "s9s.conf changed");
         fs::write(home.join(".s9s/system.key"), behaviour).unwrap();
         assert_eq!(get(&["--max-age", "0"]), unknown(reason));
-        assert_eq!(cluster.runs(), runs + 3, "the key changed");
-        let elsewhere = format!("cmon_user = system\nauth_key = {}\n", home.join("key").display());
-        fs::write(&conf, elsewhere).unwrap();
+        assert_eq!(cluster.runs(), runs + 2, "a new file of a key ends no back-off");
+        File::open(&conf).unwrap().set_modified(SystemTime::now()).unwrap();
         assert_eq!(get(&["--max-age", "0"]), unknown(reason));
-        fs::write(home.join("key"), behaviour).unwrap();
-        assert_eq!(get(&["--max-age", "0"]), unknown(reason));
-        assert_eq!(cluster.runs(), runs + 5, "the key that s9s.conf names changed");
+        assert_eq!(cluster.runs(), runs + 3, "s9s.conf was touched");
         assert_eq!(get(&["--max-age", "0", "--backoff", "0"]), unknown(reason));
-        assert_eq!(cluster.runs(), runs + 6, "without the back-off");
+        assert_eq!(cluster.runs(), runs + 4, "without the back-off");
         cluster.behaves("list");
         assert_eq!(get(&["--backoff", "0", "--max-age", "0"]), LEADER);
-        assert_eq!(get(&["--max-age", "0"]), LEADER, "and there is no pause any more");
+        assert_eq!(get(&["--max-age", "0"]), LEADER, "and there is no back-off any more");
     }
+}
+
+#[test]
+fn a_refusal_says_nothing_of_another_controller_or_another_client() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    cluster.behaves("wrong-password");
+    assert_eq!(node.get(&[]), unknown("s9s-refused"));
+    cluster.behaves("list");
+    let mut check = node.command();
+    check.env("CMON_CONTROLLER", "https://10.0.0.9:9501");
+    assert_eq!(requesting(&mut check, GET).answer(), LEADER, "another controller");
+
+    cluster.behaves("wrong-password");
+    assert_eq!(node.get(&[]), unknown("s9s-refused"));
+    cluster.behaves("list");
+    let other = cluster.folder.join("other-s9s");
+    fs::copy(&node.s9s, &other).unwrap();
+    assert_eq!(node.get(&["--s9s", other.to_str().unwrap()]), LEADER, "another client");
 }
 
 #[test]
@@ -204,7 +220,7 @@ fn a_login_that_fails_for_a_moment_costs_the_leader_little_more() {
         cluster.behaves("list");
         wait_until("it leads again", || node.get(&["--max-age", "0"]) == LEADER);
         println!("{words}: leader after {:?}", start.elapsed());
-        // Pauses of 2 s and 4 s, from the start of each run.
+        // Back-offs of 2 s and 4 s, from the start of each run.
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
         assert!(cluster.runs() - runs <= 3, "{}", cluster.runs());
     }
@@ -233,13 +249,13 @@ fn neither_maintenance_nor_another_failure_ends_the_count_of_refusals() {
     assert_eq!(after(50), unknown("s9s-refused"));
     assert_eq!(cluster.runs(), 3);
     assert_eq!(after(100), unknown("s9s-refused"));
-    assert_eq!(cluster.runs(), 3, "the second pause lasts a minute");
+    assert_eq!(cluster.runs(), 3, "the second back-off lasts a minute");
     cluster.behaves("list");
     assert_eq!(after(120), LEADER);
     cluster.behaves("wrong-password");
     assert_eq!(after(130), unknown("s9s-refused"));
     cluster.behaves("list");
-    assert_eq!(after(170), LEADER, "after a success, the first pause is short again");
+    assert_eq!(after(170), LEADER, "after a success, the first back-off is short again");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use cmonhachk::cluster::evaluate;
 use cmonhachk::cluster::list;
-use cmonhachk::cluster::node::bind_addresses;
+use cmonhachk::cluster::node;
 use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -97,7 +97,7 @@ fn scanner_that_hangs(path: &Path) -> Fanotify {
 
 #[test]
 fn whatever_blocks_the_client_has_its_answer_at_the_deadline_and_the_process_is_gone() {
-    for blocked in ["the defaults file", "s9s", "the lock file", "an s9s.conf"] {
+    for blocked in ["the defaults file", "s9s", "the lock file"] {
         let cluster = Cluster::new();
         let log = Log::open(&cluster);
         let s9s = script(&cluster, "exit 1");
@@ -107,18 +107,15 @@ fn whatever_blocks_the_client_has_its_answer_at_the_deadline_and_the_process_is_
         };
         fs::write(&node.lock, "").unwrap();
         fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
-        let conf = cluster.folder.write("s9s.conf", "[global]\n");
         let path = match blocked {
             "the defaults file" => &node.defaults,
             "s9s" => &node.s9s,
-            "the lock file" => &node.lock,
-            _ => &conf,
+            _ => &node.lock,
         };
         let scanner = scanner_that_hangs(path);
         let in_time = once_in_a_while(|| {
             let start = Instant::now();
-            let mut check = logging(&node, &["--timeout", "1.5"]);
-            let client = requesting(check.env("S9S_USER_CONFIG", &conf), GET);
+            let client = requesting(&mut logging(&node, &["--timeout", "1.5"]), GET);
             assert_eq!(client.answer(), unknown("stuck"), "{blocked}");
             let took = start.elapsed();
             assert!(took > Duration::from_millis(1600), "{blocked}: {took:?}");
@@ -126,11 +123,7 @@ fn whatever_blocks_the_client_has_its_answer_at_the_deadline_and_the_process_is_
         });
         assert!(in_time, "{blocked}");
         let lines = log.lines();
-        let name = if path == &conf {
-            "the credentials"
-        } else {
-            path.to_str().unwrap()
-        };
+        let name = path.to_str().unwrap();
         assert!(
             lines
                 .iter()
@@ -146,16 +139,11 @@ fn whatever_blocks_the_client_has_its_answer_at_the_deadline_and_the_process_is_
                 "{blocked}"
             );
             assert_eq!(by_hand.status.code(), Some(2));
-            // The steps up to there, what it waits for, and what to do.
+            // What the service answers, what this check waits for, and what to do.
             let explained = node.by_hand(&["--timeout", "0.3", "--explain"]);
             let told = String::from_utf8(explained.stdout).unwrap();
-            let before = if path == &node.s9s {
-                "What s9s says\n"
-            } else {
-                "Who this node is\n"
-            };
             for part in [
-                before,
+                "What the service answers\n",
                 "no answer in time: still ",
                 name,
                 "verdict: unknown stuck\n",
@@ -167,6 +155,70 @@ fn whatever_blocks_the_client_has_its_answer_at_the_deadline_and_the_process_is_
         }
         drop(scanner);
     }
+}
+
+#[test]
+fn the_process_is_gone_though_the_disk_under_the_lock_file_stays_dead() {
+    let cluster = Cluster::new();
+    let folder = cluster.folder.join("service");
+    fs::create_dir(&folder).unwrap();
+    let node = Node {
+        lock: folder.join("lock"),
+        ..cluster.leader()
+    };
+    assert_eq!(node.get(&[]), LEADER);
+    let scanner = scanner_that_hangs(&folder);
+    scanner
+        .mark(
+            MarkFlags::FAN_MARK_ADD,
+            MaskFlags::FAN_OPEN_PERM | MaskFlags::FAN_ONDIR | MaskFlags::FAN_EVENT_ON_CHILD,
+            nix::fcntl::AT_FDCWD,
+            Some(&folder),
+        )
+        .unwrap();
+    let mut client = node.connect(&["--max-age", "0", "--timeout", "1"]);
+    client.send(GET);
+    assert_eq!(client.receive(), unknown("stuck"));
+    wait_until("the process is gone", || client.responder.try_wait().unwrap().is_some());
+    drop(scanner);
+}
+
+#[test]
+fn a_settings_file_that_blocks_delays_no_answer() {
+    let cluster = Cluster::new();
+    let log = Log::open(&cluster);
+    let node = cluster.leader();
+    let settings = cluster.folder.write("settings", "CMONHACHK_MAX_AGE=1\n");
+    let scanner = scanner_that_hangs(&settings);
+    // On the folder, because the machine may not have the file.
+    let script = format!(
+        "mount -t tmpfs tmpfs /etc/default; ln -s {} /etc/default/cmonhachk; exec \"$@\"",
+        settings.display()
+    );
+    let in_time = once_in_a_while(|| {
+        let start = Instant::now();
+        let mut client = connect(&mut in_namespaces(&["--mount"], &script, &logging(&node, &[])));
+        client.send(GET);
+        assert_eq!(client.answer(), unknown("stuck"));
+        start.elapsed() < Duration::from_millis(2500)
+    });
+    assert!(in_time);
+    let lines = log.lines();
+    assert!(
+        lines[0].contains("stuck: no answer in time: still reading /etc/default/cmonhachk"),
+        "{lines:?}"
+    );
+    drop(scanner);
+}
+
+#[test]
+fn an_s9s_that_was_killed_late_is_no_unkillable_process() {
+    let cluster = Cluster::new();
+    cluster.behaves("hang");
+    let node = cluster.leader();
+    let late = "poll,ppoll:delay_exit=150ms";
+    let mut check = with_fault(late, node.command().args(["--max-age", "0", "--timeout", "3"]));
+    assert_eq!(requesting(&mut check, GET).answer(), unknown("s9s-timeout"));
 }
 
 /// Writing the cache entry takes three seconds and three more.
@@ -271,11 +323,11 @@ fn an_s9s_that_cannot_be_killed_is_not_run_again_while_it_is_there() {
     }
     assert_eq!(cluster.processes().len(), 1, "touch");
     let told = node.answer(&["--explain", "--timeout", "0.3"]);
-    assert!(told.contains("  a pause: s9s is not run while process "), "{told}");
+    assert!(told.contains("  back-off: s9s is not run while process "), "{told}");
     cluster.folder.write("thaw", "");
     wait_until("it is gone", || cluster.processes().is_empty());
     let node = cluster.leader();
-    wait_until("the pause is over with its cause", || node.get(&arguments) == LEADER);
+    wait_until("the back-off is over with its cause", || node.get(&arguments) == LEADER);
 }
 
 #[test]
@@ -304,11 +356,12 @@ fn many_addresses_and_many_rows_take_no_time() {
         text += &format!("f 1.9     a     b     {address:<15} {address:<15} 9501 -\n");
     }
     text += "Total: 10000 controller(s)\n";
-    let entries = bind_addresses(defaults.as_bytes()).unwrap();
+    let entries = node::bind_addresses(defaults.as_bytes()).unwrap();
+    let node = node::Node::as_given(entries, Vec::new());
     let rows = list::parse(text.as_bytes()).unwrap();
     assert!(once_in_a_while(|| {
         let start = Instant::now();
-        assert!(evaluate(&entries, &[], &rows).is_err());
+        assert!(evaluate(&node, &rows).is_err());
         println!("10,000 rows and 1,000 addresses: {:?}", start.elapsed());
         start.elapsed() < Duration::from_secs(1)
     }));
@@ -349,6 +402,18 @@ fn a_settings_file_holds_for_every_check_and_its_faults_are_named() {
     let by_hand = in_namespaces(&["--mount"], script, &node.command()).output().unwrap();
     let said = String::from_utf8(by_hand.stderr).unwrap();
     assert!(said.contains("cannot read /etc/default/cmonhachk"), "{said}");
+    // What is wrong elsewhere is no fault of the file.
+    fs::write(cluster.folder.join("settings"), "CMONHACHK_MAX_AGE=3\n").unwrap();
+    let script = format!(
+        "mount -t tmpfs tmpfs /etc/default; cp {}/settings /etc/default/cmonhachk; exec \"$@\"",
+        cluster.folder.path().display()
+    );
+    let mut command = node.command();
+    command.env("CMONHACHK_TIMEOUT", "never");
+    let by_hand = in_namespaces(&["--mount"], &script, &command).output().unwrap();
+    let said = String::from_utf8(by_hand.stderr).unwrap();
+    assert!(said.contains("invalid value 'never' for '--timeout"), "{said}");
+    assert!(!said.contains("/etc/default/cmonhachk"), "{said}");
     cluster.behaves("hang");
     let start = Instant::now();
     assert_eq!(

@@ -23,11 +23,6 @@ fn a_lock_file_may_be_named_without_its_folder() {
     assert!(cluster.folder.join("here").is_file());
 }
 
-fn put_lock(node: &Node<'_>, content: &[u8]) {
-    fs::write(&node.lock, content).unwrap();
-    fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
-}
-
 /// The check does not run s9s, says what is wrong, and does not change what is in the lock file's place.
 fn is_refused(words: &str, prepare: impl FnOnce(&Node<'_>)) {
     let cluster = Cluster::new();
@@ -61,7 +56,7 @@ fn is_refused(words: &str, prepare: impl FnOnce(&Node<'_>)) {
     );
     let explained = node.answer(&["--explain"]);
     assert!(
-        explained.contains(&format!("  it cannot be used: {words}")),
+        explained.contains("  it cannot be used: it is not a regular file"),
         "{explained}"
     );
     assert!(explained.contains("HAProxy is told 503"), "{explained}");
@@ -83,71 +78,80 @@ fn whatever_else_lies_in_the_lock_files_place_is_not_followed_trusted_or_touched
     is_refused("it cannot be opened: ", |node| {
         drop(UnixListener::bind(&node.lock).unwrap())
     });
-    is_refused("other users can open it (mode 0666)", |node| {
-        put_lock(node, b"");
-        fs::set_permissions(&node.lock, Permissions::from_mode(0o666)).unwrap();
-    });
-    is_refused("other users can open it (mode 0644)", |node| {
-        put_lock(node, b"");
-        fs::set_permissions(&node.lock, Permissions::from_mode(0o644)).unwrap();
-    });
     is_refused("it is not a regular file", |node| {
         mknod(&node.lock, SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 3)).unwrap();
     });
 }
 
-#[test]
-fn a_lock_file_of_another_user_is_replaced_only_in_a_folder_of_ones_own() {
-    for (owner, of_file, answer) in [
-        (65534, 0, LEADER.to_string()),
-        (0, 65533, unknown("lock-unusable")),
-        (65533, 65533, unknown("lock-unusable")),
-    ] {
-        let cluster = Cluster::for_any_user();
-        let folder = cluster.folder.join("service");
-        fs::create_dir(&folder).unwrap();
-        let node = Node {
-            lock: folder.join("lock"),
-            s9s: cluster.folder.join("sim"),
-            ..cluster.leader()
-        };
-        put_lock(&node, b"");
-        chown(&node.lock, Some(Uid::from_raw(of_file)), None).unwrap();
-        chown(&folder, Some(Uid::from_raw(owner)), None).unwrap();
-        assert_eq!(
-            requesting(&mut node.command_of_nobody(), GET).answer(),
-            answer,
-            "{owner} {of_file}"
-        );
-        let now = fs::metadata(&node.lock).unwrap().uid();
-        let expected = if answer == LEADER { 65534 } else { of_file };
-        assert_eq!(now, expected, "{owner} {of_file}");
-    }
-}
-
-#[test]
-fn a_service_that_changes_its_user_finds_its_lock_file_usable_each_time() {
-    let cluster = Cluster::for_any_user();
+/// A node whose lock file is in a folder of this owner and mode.
+fn in_a_folder(cluster: &Cluster, owner: u32, mode: u32) -> Node<'_> {
     let folder = cluster.folder.join("service");
     fs::create_dir(&folder).unwrap();
-    chown(&folder, Some(Uid::from_raw(65534)), None).unwrap();
-    let node = Node {
+    chown(&folder, Some(Uid::from_raw(owner)), None).unwrap();
+    fs::set_permissions(&folder, Permissions::from_mode(mode)).unwrap();
+    Node {
         lock: folder.join("lock"),
         s9s: cluster.folder.join("sim"),
         ..cluster.leader()
-    };
-    // The article's xinetd file has root, the package's units have a user of their own.
-    for _ in 0..2 {
-        assert_eq!(node.get(&["--max-age", "0"]), LEADER);
-        assert_eq!(
-            requesting(node.command_of_nobody().args(["--max-age", "0"]), GET).answer(),
-            LEADER
-        );
     }
 }
 
 #[test]
-fn a_check_by_hand_makes_no_file() {
+fn a_folder_in_which_another_user_can_write_holds_no_lock() {
+    for (owner, mode, words) in [
+        (0, 0o777, "other users can write into its folder (mode 0777)"),
+        (0, 0o1777, "other users can write into its folder (mode 1777)"),
+        (0, 0o770, "other users can write into its folder (mode 0770)"),
+        (
+            65533,
+            0o755,
+            "its folder belongs to user 65533 and this check runs as user 0",
+        ),
+    ] {
+        let cluster = Cluster::for_any_user();
+        let log = Log::open(&cluster);
+        let node = in_a_folder(&cluster, owner, mode);
+        let check = requesting(&mut logging(&node, &[]), GET);
+        assert_eq!(check.answer(), unknown("lock-unusable"), "{words}");
+        let lines = log.lines();
+        assert!(lines[0].contains(words), "{words}: {lines:?}");
+        assert_eq!(cluster.runs(), 0, "{words}");
+        assert_eq!(fs::read_dir(node.lock.parent().unwrap()).unwrap().count(), 0, "{words}");
+    }
+}
+
+#[test]
+fn the_second_user_of_a_lock_file_changes_nothing_of_the_first_ones() {
+    let cluster = Cluster::for_any_user();
+    let node = in_a_folder(&cluster, 65534, 0o755);
+    let of_nobody = || requesting(node.command_of_nobody().args(["--max-age", "60"]), GET).answer();
+    let files = || {
+        let files = fs::read_dir(node.lock.parent().unwrap()).unwrap();
+        let mut files: Vec<_> = files
+            .map(|file| file.unwrap())
+            .map(|file| {
+                (
+                    file.file_name(),
+                    file.metadata().unwrap().ino(),
+                    fs::read_link(file.path()).ok(),
+                )
+            })
+            .collect();
+        files.sort();
+        files
+    };
+    assert_eq!(of_nobody(), LEADER);
+    let before = files();
+    for _ in 0..3 {
+        assert_eq!(node.get(&["--max-age", "60"]), unknown("lock-unusable"));
+        assert_eq!(of_nobody(), LEADER);
+    }
+    assert_eq!(files(), before);
+    assert_eq!(cluster.runs(), 1);
+}
+
+#[test]
+fn a_check_on_the_command_line_makes_no_file() {
     let cluster = Cluster::new();
     let folder = cluster.folder.join("service");
     let node = Node {
@@ -176,23 +180,13 @@ fn without_a_folder_for_the_lock_file_s9s_is_not_run() {
 }
 
 #[test]
-fn where_no_pause_could_be_kept_s9s_is_not_run() {
+fn where_no_back_off_could_be_kept_s9s_is_not_run() {
     let cluster = Cluster::for_any_user();
     cluster.behaves("wrong-password");
-    let folder = cluster.folder.join("roots");
-    fs::create_dir(&folder).unwrap();
-    let node = Node {
-        lock: folder.join("lock"),
-        s9s: cluster.folder.join("sim"),
-        ..cluster.leader()
-    };
-    put_lock(&node, b"");
-    chown(&node.lock, Some(Uid::from_raw(65534)), None).unwrap();
+    let node = in_a_folder(&cluster, 65534, 0o555);
     for _ in 0..3 {
-        assert_eq!(
-            requesting(&mut node.command_of_nobody(), GET).answer(),
-            unknown("lock-unusable")
-        );
+        let check = requesting(&mut node.command_of_nobody(), GET);
+        assert_eq!(check.answer(), unknown("lock-unusable"));
     }
     assert_eq!(cluster.runs(), 0);
 }
@@ -227,10 +221,9 @@ fn with_lock_folder(script: &str) -> String {
 
 #[test]
 fn a_verdict_that_cannot_be_written_down_is_given_all_the_same() {
-    let full = "mount -t tmpfs -o size=4k tmpfs .; cd .; head -c 4096 /dev/zero >ballast";
+    let full = "mount -t tmpfs -o size=4k,mode=700 tmpfs .; cd .; head -c 4096 /dev/zero >ballast";
     assert_eq!(with_lock_folder(full), LEADER, "on a full disk");
-    let without_inodes =
-        "touch lock; chmod 600 lock; mount -t tmpfs -o nr_inodes=2 tmpfs .; cd .; touch lock; chmod 600 lock";
+    let without_inodes = "mount -t tmpfs -o nr_inodes=2,mode=700 tmpfs .; cd .; touch lock";
     assert_eq!(with_lock_folder(without_inodes), LEADER, "where no file can be made");
     assert_eq!(
         with_lock_folder("prlimit --fsize=100 --pid $$"),

@@ -2,10 +2,10 @@
 //! curl and genhash are the real ones; only s9s is simulated (tests/sim/s9s).
 
 mod alone;
-mod by_hand;
 mod cache;
 mod client;
 mod cluster;
+mod command_line;
 mod connection;
 mod controller;
 mod corpora;

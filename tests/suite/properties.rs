@@ -6,13 +6,11 @@
 
 use std::net::IpAddr;
 
-use cmonhachk::cache::entry::Entry;
 use cmonhachk::cluster::evaluate;
 use cmonhachk::cluster::list;
-use cmonhachk::cluster::node::{BindAddress, bind_addresses, of_this_machine};
-use cmonhachk::net::request;
+use cmonhachk::cluster::node::{Node, bind_addresses};
 use cmonhachk::verdict::reason::Reason;
-use cmonhachk::verdict::{Role, Verdict, verdict};
+use cmonhachk::verdict::{Role, Verdict};
 use proptest::prelude::*;
 
 use crate::scale::amount;
@@ -186,10 +184,20 @@ fn identity() -> impl Strategy<Value = Vec<String>> {
 
 fn is_row_of(entry: &str, here: &[IpAddr], controller: &Controller) -> bool {
     let Ok(address) = entry.parse::<IpAddr>() else {
-        return controller.name.eq_ignore_ascii_case(entry);
+        return controller.name.eq_ignore_ascii_case(entry) && !has_address_elsewhere(here, controller);
     };
-    let theirs = controller.ip.or_else(|| controller.name.parse().ok());
-    theirs.is_some_and(|theirs| here.contains(&theirs) && (theirs == address || address.is_unspecified()))
+    let name = controller.name.parse::<IpAddr>().ok();
+    let theirs = controller.ip.or(name);
+    let is_theirs = |theirs: IpAddr| match address.is_unspecified() {
+        true => here.contains(&theirs) && name.is_none_or(|name| here.contains(&name)),
+        false => theirs == address && here.contains(&theirs),
+    };
+    theirs.is_some_and(is_theirs)
+}
+
+fn has_address_elsewhere(here: &[IpAddr], controller: &Controller) -> bool {
+    let name = controller.name.parse::<IpAddr>().ok();
+    controller.ip.or(name).is_some_and(|address| !here.contains(&address))
 }
 
 /// The verdict as the manual page has it: an entry that is no address of this machine, `here`, names nobody.
@@ -208,7 +216,14 @@ fn model(entries: &[String], here: &[IpAddr], controllers: &[Controller]) -> Ver
     let is_ours = |row: &&Controller| entries.iter().any(|entry| is_row_of(entry, here, row));
     let ours: Vec<_> = controllers.iter().filter(is_ours).collect();
     if ours.is_empty() {
-        return unknown(Reason::NotListed);
+        let is_copied = |row: &Controller| {
+            let mut names = entries.iter().filter(|entry| entry.parse::<IpAddr>().is_err());
+            names.any(|name| row.name.eq_ignore_ascii_case(name)) && has_address_elsewhere(here, row)
+        };
+        return unknown(match controllers.iter().any(is_copied) {
+            true => Reason::AnotherNode,
+            false => Reason::NotListed,
+        });
     }
     let leaders = controllers.iter().filter(|row| row.state == 'l').count();
     match ours[0].state {
@@ -224,13 +239,13 @@ fn model(entries: &[String], here: &[IpAddr], controllers: &[Controller]) -> Ver
 /// What the program makes of it, on a machine with the addresses `here`.
 fn told(entries: &[String], here: &[IpAddr], printed: &[u8]) -> Verdict {
     let entries = bind_addresses(format!("RPC_BIND_ADDRESSES='{}'", entries.join(",")).as_bytes()).unwrap();
-    let entries = match of_this_machine(&entries, here) {
-        Ok(entries) => entries,
+    let node = match Node::of_this_machine(&entries, here.to_vec()) {
+        Ok(node) => node,
         Err(fault) => return Verdict::Unknown(fault.reason),
     };
     let text = list::plain(printed);
     match list::parse(&text) {
-        Ok(rows) => verdict(&evaluate(&entries, here, &rows)),
+        Ok(rows) => Verdict::of(&evaluate(&node, &rows)),
         Err(_) => Verdict::Unknown(Reason::ListUnreadable),
     }
 }
@@ -340,48 +355,5 @@ proptest! {
         let cut = at.index(printed.len() - 1);
         let told = told(&entries, &addresses(&ADDRESSES), &printed.as_bytes()[..cut]);
         prop_assert_eq!(told, Verdict::Unknown(Reason::ListUnreadable));
-    }
-
-    #[test]
-    fn any_bytes_are_judged_without_a_panic(
-        text in prop::collection::vec(any::<u8>(), 0..400),
-        ascii in "[lf?\\- \nSNAMEIPORTCOMMENT0-9.:\u{1b}\\[m]{0,200}",
-    ) {
-        for bytes in [text.as_slice(), ascii.as_bytes()] {
-            let _ = list::parse(&list::plain(bytes));
-            let _ = bind_addresses(bytes);
-            let _ = request::is_complete(bytes);
-            let _ = request::is_head(bytes);
-            prop_assert_eq!(Entry::decode(&String::from_utf8_lossy(bytes)), None);
-        }
-    }
-
-    #[test]
-    fn any_list_of_entries_in_any_style_is_read_as_it_stands_unless_a_blank_is_unquoted(
-        words in prop::collection::vec("[a-zA-Z0-9][a-zA-Z0-9.:_-]{0,20}", 1..6),
-        separator in prop::sample::select(vec![",", " ", ", ", "\t", " , "]),
-        style in prop::sample::select(vec!["", "'", "\""]),
-        export in prop::sample::select(vec!["", "export ", "  export\t", "   "]),
-        end in prop::sample::select(vec!["\n", "\r\n", "", " # 10.9.9.9\n", "\r \t\n#RPC_BIND_ADDRESSES=10.9.9.9\r\n"]),
-        before in "([A-Z]_[A-Z_]{0,7}=\"[a-z ]{0,9}\"\n){0,3}",
-    ) {
-        let text = format!("{before}{export}RPC_BIND_ADDRESSES={style}{}{style}{end}", words.join(separator));
-        let text = [b"# \xff\xfe\n".as_slice(), text.as_bytes()].concat();
-        let is_plain = !style.is_empty() || separator == "," || words.len() == 1;
-        let read: Vec<String> = match bind_addresses(&text) {
-            Ok(entries) => entries.iter().map(BindAddress::to_string).collect(),
-            Err(fault) => {
-                let expected = if is_plain { Reason::OnlyLoopback } else { Reason::DefaultsUnclear };
-                prop_assert_eq!(fault.reason, expected);
-                return Ok(());
-            }
-        };
-        prop_assert!(is_plain);
-        let canonical = |word: &String| match word.parse::<IpAddr>() {
-            Ok(address) if address.is_unspecified() => "the wildcard address".to_string(),
-            Ok(address) => address.to_canonical().to_string(),
-            Err(_) => word.clone(),
-        };
-        prop_assert_eq!(read, words.iter().map(canonical).collect::<Vec<_>>());
     }
 }

@@ -80,7 +80,7 @@ fn a_check_by_hand_is_the_services_as_its_user_and_in_nobodys_way_as_root() {
     node.run("cp -r /var/lib/cmonhachk/.s9s /root");
     let text = node.run("cmonhachk --explain");
     assert!(
-        text.contains("  cached: leader, ") && text.contains("told last: leader\n"),
+        text.contains("  cached: leader, ") && text.contains("reported to its clients last: leader\n"),
         "{text}"
     );
     // A check by root makes no lock file, even if it is the first check.

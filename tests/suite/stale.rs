@@ -11,13 +11,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown};
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until};
 
 /// The same check on a machine that was booted this much earlier.
 fn booted_earlier(node: &Node<'_>, seconds: u32) -> String {
@@ -160,6 +163,24 @@ fn no_check_asks_the_wall_clock() {
         "where the lock is not free, and the check waits for some milliseconds again and again"
     );
     assert_eq!(cluster.runs(), 2);
+}
+
+#[test]
+fn a_check_that_was_stopped_between_its_verdict_and_its_answer_tells_no_role() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let mut client = node.connect(&["--timeout", "2"]);
+    let started = Instant::now();
+    client.send(b"GET / HTTP/1.1\r\n");
+    let published = format!("{}.verdict", node.lock.display());
+    wait_until("it has its verdict", || fs::symlink_metadata(&published).is_ok());
+    let responder = Pid::from_raw(client.responder.id() as i32);
+    kill(responder, Signal::SIGSTOP).unwrap();
+    cluster.leads("10.0.0.102");
+    thread::sleep(Duration::from_millis(2050).saturating_sub(started.elapsed()));
+    client.send(b"\r\n");
+    kill(responder, Signal::SIGCONT).unwrap();
+    assert_eq!(client.answer(), unknown("stuck"));
 }
 
 /// Each time that a check asks the clock is a place where it can be made to fail as a defect would.

@@ -57,21 +57,54 @@ fn where_no_entry_can_be_written_the_checks_take_turns() {
 }
 
 #[test]
+fn a_lock_whose_holder_is_gone_is_taken_by_a_check_that_waits() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    let lock = node.hold_the_lock();
+    let check = requesting(node.command().args(["--timeout", "6"]), GET);
+    wait_until("it waits", || waits_for_a_verdict(check.responder.id()));
+    // Longer than the usual wait, and less than half of its time.
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!(cluster.runs(), 0);
+    drop(lock);
+    assert_eq!(check.answer(), LEADER);
+    assert_eq!(cluster.runs(), 1);
+}
+
+#[test]
 fn a_check_that_waited_too_long_leaves_s9s_to_one_that_has_more_time_and_shares_its_verdict() {
     let cluster = Cluster::new();
     let node = cluster.leader();
     let lock = node.hold_the_lock();
-    let start = || requesting(node.command().args(["--max-age", "0", "--timeout", "6"]), GET);
+    let start = || requesting(node.command().args(["--max-age", "0", "--timeout", "4"]), GET);
     let late = start();
     wait_until("it waits", || waits_for_a_verdict(late.responder.id()));
-    // A sixth of its time, and more.
-    thread::sleep(Duration::from_millis(1100));
+    // Half of its time, and more.
+    thread::sleep(Duration::from_millis(2200));
     drop(lock);
     thread::sleep(Duration::from_millis(500));
     assert_eq!(cluster.runs(), 0);
     assert_eq!(start().answer(), LEADER);
     assert_eq!(late.answer(), LEADER);
     assert_eq!(cluster.runs(), 1);
+}
+
+#[test]
+fn a_check_that_meets_a_run_with_another_key_asks_s9s_itself() {
+    let cluster = Cluster::new();
+    let node = cluster.leader();
+    cluster.behaves("slow 0.5");
+    let first = requesting(node.command().args(["--timeout", "3"]), GET);
+    wait_until("it runs s9s", || cluster.runs() == 1);
+    let second = requesting(
+        node.command()
+            .args(["--timeout", "3"])
+            .env("CMON_CONTROLLER", "https://10.0.0.9:9501"),
+        GET,
+    );
+    assert_eq!(second.answer(), LEADER);
+    assert_eq!(first.answer(), LEADER);
+    assert_eq!(cluster.runs(), 2);
 }
 
 #[test]

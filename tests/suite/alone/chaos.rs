@@ -179,7 +179,7 @@ fn whatever_goes_wrong_every_connection_gets_one_right_answer() {
     // The draft of a check that was killed while it published; the next check replaces it.
     cached.retain(|name| !name.ends_with(".new"));
     assert_eq!(cached.remove(0), "lock");
-    assert_eq!(cached, ["lock.told", "lock.verdict"]);
+    assert_eq!(cached, ["lock.reported", "lock.verdict"]);
     assert_eq!(
         files(cluster.folder.path().to_path_buf()),
         [

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cmonhachk::os::clock::Moment;
+use cmonhachk::os::clock::Instant as SinceBoot;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
 
@@ -47,7 +47,7 @@ pub struct Recorder {
 
 /// Milliseconds since boot.
 fn since_boot() -> u64 {
-    Moment::now().0.as_millis() as u64
+    SinceBoot::now().0.as_millis() as u64
 }
 
 impl Recorder {
@@ -310,7 +310,7 @@ fn left(node: &Node) -> Vec<String> {
         .map(str::to_string)
         .collect();
     let files = node.run("ls -A /run/cmonhachk");
-    let is_known = |file: &&str| ["lock", "lock.told", "lock.verdict"].contains(file);
+    let is_known = |file: &&str| ["lock", "lock.reported", "lock.verdict"].contains(file);
     left.extend(
         files
             .lines()

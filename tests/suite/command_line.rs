@@ -1,12 +1,12 @@
 //! Started from a terminal or a script.
 
-use std::fs;
-use std::os::unix::fs::{lchown, symlink};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Stdio;
 
 use nix::unistd::{Uid, chown};
 
-use crate::cluster::{Cluster, FOLLOWER, LEADER, Node, in_namespaces, unknown, with_fault};
+use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, in_namespaces, requesting, unknown, with_fault};
 use crate::controller::later;
 
 #[test]
@@ -199,7 +199,7 @@ fn explain_says_what_the_service_answers_and_for_how_long() {
     let explain = || node.answer(&["--explain", "--max-age", "60"]);
     let has = |text: &str, line: &str| assert!(text.contains(line), "no {line:?} in\n{text}");
     let text = explain();
-    has(&text, "  its clients were told last: nothing\n");
+    has(&text, "  reported to its clients last: nothing\n");
     has(&text, "  The service was not asked just now: ");
     assert_eq!(node.get(&["--max-age", "60"]), LEADER);
     let text = explain();
@@ -216,7 +216,7 @@ fn explain_says_what_the_service_answers_and_for_how_long() {
     cluster.leads("10.0.0.101");
     cluster.behaves("list");
     let text = explain();
-    has(&text, "  a pause: s9s is not run for another 2");
+    has(&text, "  back-off: s9s is not run for another 2");
     has(&text, "  verdict: leader\n  HAProxy is told 503: ");
     // A process that is gone holds s9s up no more.
     let path = format!("{}.verdict", node.lock.display());
@@ -229,7 +229,7 @@ fn explain_says_what_the_service_answers_and_for_how_long() {
     symlink(entry, &path).unwrap();
     let text = explain();
     assert!(
-        text.contains("  cached: unknown s9s-refused, ") && !text.contains("a pause"),
+        text.contains("  cached: unknown s9s-refused, ") && !text.contains("back-off:"),
         "{text}"
     );
     // What is not published has no age, but this check finds the same.
@@ -241,7 +241,10 @@ fn explain_says_what_the_service_answers_and_for_how_long() {
     has(&text, "  verdict: unknown maintenance\n  HAProxy is told 503: ");
     // The defaults file is not read, so nothing is promised of it.
     assert!(!text.contains("RPC_BIND_ADDRESSES"), "{text}");
-    has(&text, "told last: unknown maintenance\nWhat that means\n");
+    has(
+        &text,
+        "reported to its clients last: unknown maintenance\nWhat that means\n",
+    );
     // A verdict that is old says nothing of now.
     node.forget();
     assert_eq!(node.get(&[]), LEADER);
@@ -253,35 +256,29 @@ fn explain_says_what_the_service_answers_and_for_how_long() {
 }
 
 #[test]
-fn explain_does_not_believe_a_stranger() {
-    let cluster = Cluster::new();
-    let node = cluster.leader();
-    cluster.behaves("wrong-password");
-    assert_eq!(node.get(&[]), unknown("s9s-refused"));
-    cluster.behaves("list");
-    for name in ["verdict", "told"] {
-        lchown(format!("{}.{name}", node.lock.display()), Some(65534), None).unwrap();
-    }
-    let text = node.answer(&["--explain"]);
-    assert!(
-        !text.contains("a pause") && text.contains("told last: nothing"),
-        "{text}"
-    );
-    // In a folder of the service's, root believes the service.
+fn explain_tells_root_what_the_service_keeps_in_a_folder_of_its_own() {
+    let cluster = Cluster::for_any_user();
     let folder = cluster.folder.join("service");
     fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
     chown(&folder, Some(Uid::from_raw(65534)), None).unwrap();
-    for name in ["verdict", "told"] {
-        let link = fs::read_link(format!("{}.{name}", node.lock.display())).unwrap();
-        symlink(link, folder.join(format!("lock.{name}"))).unwrap();
-        lchown(folder.join(format!("lock.{name}")), Some(65534), None).unwrap();
+    let node = Node {
+        lock: folder.join("lock"),
+        s9s: cluster.folder.join("sim"),
+        ..cluster.leader()
+    };
+    cluster.behaves("wrong-password");
+    let refused = requesting(&mut node.command_of_nobody(), GET).answer();
+    assert_eq!(refused, unknown("s9s-refused"));
+    let text = node.answer(&["--explain"]);
+    for part in [
+        "  its folder belongs to user 65534: the service must run as that user\n",
+        "  back-off: s9s is not run for another 2",
+        "  reported to its clients last: unknown s9s-refused\n",
+        "  HAProxy is told 503: ",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
     }
-    let lock = folder.join("lock");
-    fs::write(&lock, "").unwrap();
-    chown(&lock, Some(Uid::from_raw(65534)), None).unwrap();
-    let text = node.answer(&["--explain", "--lock-file", lock.to_str().unwrap()]);
-    assert!(text.contains("a pause: s9s is not run for another 2"), "{text}");
-    assert!(!text.contains("it cannot be used"), "{text}");
 }
 
 #[test]
@@ -298,7 +295,8 @@ fn explain_claims_nothing_of_a_service_whose_folder_it_may_not_enter() {
     check.arg("--explain");
     let told = String::from_utf8(check.output().unwrap().stdout).unwrap();
     assert!(
-        told.contains("  it cannot be used: ") && told.contains("The service was not asked just now"),
+        told.contains("  its folder belongs to user 0, and user 65534 may not look into it\n")
+            && told.contains("The service was not asked just now"),
         "{told}"
     );
     assert!(!told.contains("root's files"), "{told}");
