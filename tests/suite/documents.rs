@@ -139,6 +139,7 @@ fn entries() -> Vec<String> {
     let page = source("cmonhachk.8").replace("\n.El\n", "\n.It\n");
     let page = page.replace(".Bk -words\n", "").replace(".Ek\n", "");
     let page = quoted().replace_all(&page, "`$1`$2");
+    let page = page.replace("\n.Po\n", "\n(").replace("\n.Pc ,\n", "),\n");
     let command = Regex::new(&format!(r"(?s)\n\.Bd {COMMAND}\n(.*?)\n\.Ed\n")).unwrap();
     let page = command.replace_all(&page, |found: &regex::Captures<'_>| {
         format!("\r  {}\r", joined(&plain(&found[1])))
