@@ -31,10 +31,10 @@ const AFTER_HELP: &str = "\
 Each option can also be set by its variable, in the environment or as a line NAME=VALUE of
 /etc/default/cmonhachk. An option outranks its variable, and the environment outranks the file.
 
-With a connection as standard input, it reads the request and answers; from a socket that listens, it
-accepts, and makes a process for each connection. The answer is 200 for the leader, 503 for a
+With a connection as standard input, it reads the request and responds; from a socket that listens, it
+accepts, and makes a process for each connection. The response is 200 for the leader, 503 for a
 follower or if the role is unknown. The path /health is 200 for a follower, too, and HAProxy's agent
-check sends the line 'agent'. On the command line, it prints the answer and exits with 0 for the leader, 1 for a
+check sends the line 'agent'. On the command line, it prints the response and exits with 0 for the leader, 1 for a
 follower, 2 if the role is unknown.";
 
 /// What the operator asked for.
@@ -79,7 +79,7 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_BACKOFF", default_value = "300", value_parser = seconds)]
     pub backoff: Duration,
 
-    /// While this file is there, the answer is 503 and s9s is not run
+    /// While this file is there, the response is 503 and s9s is not run
     #[arg(
         long,
         value_name = "FILE",

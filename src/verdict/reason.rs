@@ -39,7 +39,7 @@ reasons! {
         "Syslog names what it was reading or running. Look for a network file system, a disk or an on-access scanner that does not answer. While there is an s9s that cannot be killed, s9s is not run again."
     LockTimeout "lock-timeout"
         "No verdict of another check came in time, and too little of the time was left to run s9s."
-        "A single such answer means that a check was disturbed. If it lasts, `lslocks` shows which process holds the lock."
+        "A single such response means that a check was disturbed. If it lasts, `lslocks` shows which process holds the lock."
     LockUnusable "lock-unusable"
         "The lock file cannot be used, so s9s is not run. Without the lock, each check would be one more login."
         "Syslog says what is wrong. The folder of the lock file must exist, belong to the service's user, and be writable for no other user. As root, make it, and under systemd then restart cmonhachk.service:\n  install -d -m 700 -o cmonhachk /run/cmonhachk\nIf syslog names boot_id, let the service read /proc/sys."
