@@ -84,7 +84,7 @@ reasons! {
         "Look for the out-of-memory killer in the kernel log, or for a crash of s9s."
     S9sTooMuchOutput "s9s-too-much-output"
         "s9s printed more than 512 KiB."
-        "Run `s9s controller --list --long` by hand and look at what it prints."
+        "Run `s9s controller --list --long` on the command line and look at what it prints."
     S9sRedirectFailed "s9s-redirect-failed"
         "The controller redirected s9s to a leader that it could not reach."
         "An election is in progress, or the leader is down. If it lasts, look at cmon on the other nodes, and check that this node reaches them on the RPC port."
