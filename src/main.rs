@@ -14,7 +14,7 @@ static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
     let started = Instant::now();
-    // First of all, so that nothing but the answer can reach a client.
+    // First of all, so that nothing but the response can reach a client.
     match Connection::on_stdin() {
         Input::Client(connection) => {
             serve(connection, started);

@@ -3,8 +3,7 @@
 //! Everything beside the lock file is believed, so nobody else may write there: the folder belongs to the check's
 //! user, and no other user can write to it.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::ErrorKind;
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -12,28 +11,41 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::{AccessFlags, Uid, access};
 
+use crate::os::files::is_missing;
+
 /// The folder of the lock file.
 pub(super) fn folder(lock_file: &Path) -> &Path {
     let folder = lock_file.parent().filter(|folder| *folder != Path::new(""));
     folder.unwrap_or(Path::new("."))
 }
 
-/// Makes the folder of the lock file if it is missing. Its own folder must be there.
-pub(super) fn make_folder(lock_file: &Path) -> Result<()> {
-    match DirBuilder::new().mode(0o700).create(folder(lock_file)) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            Err(anyhow!(error).context("its folder cannot be made"))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Refuses a folder in which another user could exchange files.
 ///
 /// # Errors
-/// The folder is missing or is not this user's alone.
+/// The folder is missing, or it is not this user's alone.
 pub(super) fn trust_folder(lock_file: &Path) -> Result<()> {
     let folder = folder(lock_file).metadata().context("its folder cannot be used")?;
+    trust(&folder)
+}
+
+/// The same, but makes a missing folder.
+///
+/// # Errors
+/// The folder cannot be made, or it is not this user's alone.
+pub(super) fn make_folder(lock_file: &Path) -> Result<()> {
+    let path = folder(lock_file);
+    let folder = match path.metadata() {
+        Err(error) if is_missing(&error) => {
+            // Another check may make it at the same time.
+            let made = DirBuilder::new().mode(0o700).create(path);
+            path.metadata().map_err(|error| made.err().unwrap_or(error))
+        }
+        found => found,
+    };
+    trust(&folder.context("its folder cannot be used")?)
+}
+
+fn trust(folder: &Metadata) -> Result<()> {
     let (owner, me) = (folder.uid(), Uid::effective());
     ensure!(
         owner == me.as_raw(),

@@ -68,10 +68,7 @@ impl<'a> Store<'a> {
         let store = Store { options };
         let lock_file = store.lock_file();
         watchdog::enter("looking at the folder of", lock_file);
-        if !lock::folder(lock_file).exists() {
-            lock::make_folder(lock_file).map_err(|error| store.unusable(error))?;
-        }
-        lock::trust_folder(lock_file).map_err(|error| store.unusable(error))?;
+        lock::make_folder(lock_file).map_err(|error| store.unusable(error))?;
         Ok(store)
     }
 

@@ -65,7 +65,7 @@ fn check_once(options: &Options, started: Instant) -> ExitCode {
         true => explain(options, deadline),
         false => Verdict::of(&find_out(options, deadline).outcome),
     };
-    watchdog::claim_answer();
+    watchdog::claim_response();
     if !explains {
         print(&response(verdict));
     }

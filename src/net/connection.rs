@@ -18,10 +18,10 @@ use crate::net::request::{self, MAX_HEAD};
 use crate::os::clock::Instant;
 use crate::os::syslog;
 
-/// How long the check waits for the client's last bytes after the answer.
+/// How long the check waits for the client's last bytes after the response.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How much of a request is read in one turn, in bytes: a health check's whole request.
+/// How much of a request is read at once, in bytes: a health check's whole request.
 const CHUNK: usize = 1024;
 
 /// What standard input is.
@@ -43,7 +43,7 @@ impl Connection {
     /// Looks at standard input.
     ///
     /// A super-server may have made standard output and error the same socket. They are pointed at
-    /// /dev/null, so that nothing but the answer can reach the client.
+    /// /dev/null, so that nothing but the response can reach the client.
     pub fn on_stdin() -> Input {
         let Ok(listens) = getsockopt(&standard(STDIN_FILENO), sockopt::AcceptConn) else {
             return Input::Other;
@@ -70,7 +70,7 @@ impl Connection {
     }
 
     /// Reads what has come of the request. Without this, closing the socket with unread bytes would send RST,
-    /// and the client would lose the answer.
+    /// and the client would lose the response.
     pub fn read_what_is_there(self, head: &mut Vec<u8>) {
         self.wait_for_the_rest(head, Instant(Duration::ZERO));
     }
@@ -87,21 +87,21 @@ impl Connection {
         }
     }
 
-    /// Sends the whole answer, and in the same segment the end of this side of the connection. It never waits: any
-    /// socket's buffer has room for an answer.
-    pub fn send(self, answer: &[u8]) {
+    /// Sends the whole response, and in the same segment the end of this side of the connection. It never waits: any
+    /// socket's buffer has room for a response.
+    pub fn send(self, response: &[u8]) {
         let flags = MsgFlags::from_bits_retain(MSG_MORE | MSG_DONTWAIT | MSG_NOSIGNAL);
-        match send(STDIN_FILENO, answer, flags) {
-            // The client did not wait for its answer. The check did nothing wrong.
+        match send(STDIN_FILENO, response, flags) {
+            // The client did not wait for its response. The check did nothing wrong.
             Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => {}
-            Err(errno) => syslog::fault(&format!("the answer could not be sent: {errno}")),
+            Err(errno) => syslog::fault(&format!("the response could not be sent: {errno}")),
         }
         let _ = shutdown(STDIN_FILENO, Shutdown::Write);
     }
 
     /// Reads and drops what the client still sends until it closes its side, for at most a second.
     /// Without this, what arrives late would make the kernel send RST, and the client might lose
-    /// the answer.
+    /// the response.
     pub fn linger(self) {
         let deadline = Instant::now() + LINGER;
         let mut dropped = [0; CHUNK];

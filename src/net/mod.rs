@@ -38,7 +38,7 @@ static OPTIONS: OnceLock<Options> = OnceLock::new();
 pub fn serve(connection: Connection, started: Instant) {
     // A defect must not cost the client its response: a fixed one, as the watchdog's.
     panic::set_hook(Box::new(move |panic| {
-        watchdog::claim_answer();
+        watchdog::claim_response();
         send(connection, Verdict::Unknown(Reason::InternalError), b"");
         fault(Reason::InternalError, panic);
         connection.linger();
@@ -49,7 +49,7 @@ pub fn serve(connection: Connection, started: Instant) {
     connection.read_what_is_there(&mut head);
     if let Err(reason) = respond(connection, started, &mut head) {
         wait_for_the_request(connection, &mut head, started, READING);
-        watchdog::claim_answer();
+        watchdog::claim_response();
         send(connection, Verdict::Unknown(reason), &head);
     }
     // A client that has sent nothing would only hold this process.
@@ -95,7 +95,7 @@ fn respond(connection: Connection, started: Instant, head: &mut Vec<u8>) -> Resu
         wait_for_the_request(connection, head, started, READING.min(options.timeout / 2));
     }
     let verdict = checked.verdict_before(deadline);
-    watchdog::claim_answer();
+    watchdog::claim_response();
     send(connection, verdict, head);
     // The response must not wait for the lock file's disk.
     checked.finish();

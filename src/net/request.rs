@@ -27,7 +27,7 @@ pub fn is_complete(received: &[u8]) -> bool {
     (0..head.len()).any(blank_line) || (is_agent(head) && head.contains(&b'\n'))
 }
 
-/// Whether the answer to `received` has no body: its method is HEAD.
+/// Whether the response to `received` has no body: its method is HEAD.
 pub fn is_head(received: &[u8]) -> bool {
     from_request_line(received).starts_with(b"HEAD ")
 }

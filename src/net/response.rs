@@ -1,10 +1,10 @@
-//! The answer: a verdict as the bytes that go to the client.
+//! The response: a verdict as the bytes that go to the client.
 
 use crate::net::request::Request;
 use crate::verdict::reason::Reason;
 use crate::verdict::{Role, Verdict};
 
-/// Renders the one answer for `verdict` to `request`. `head_only` leaves out only the body, for a HEAD
+/// Renders the one response for `verdict` to `request`. `head_only` leaves out only the body, for a HEAD
 /// request.
 ///
 /// Status lines and bodies are fixed: HAProxy configurations in the field match on them.

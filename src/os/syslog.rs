@@ -36,7 +36,7 @@ pub fn notice(text: &str) {
 
 fn line(priority: u8, text: &str) {
     let line = format!("cmonhachk[{}]: {}", process::id(), clean(text, MAX_TEXT));
-    // A log daemon that does not read loses the line; the client still gets its answer.
+    // A log daemon that does not read loses the line; the client still gets its response.
     let sent = UnixDatagram::unbound().and_then(|socket| {
         socket.set_nonblocking(true)?;
         socket.send_to(format!("<{priority}>{line}").as_bytes(), SOCKET)

@@ -17,16 +17,16 @@ use nix::unistd::alarm;
 use super::clock::Instant;
 use super::signals::by_default;
 
-/// After its deadline, a check has this much longer to answer by itself. The time starts when the watchdog
+/// After its deadline, a check has this much longer to respond by itself. The time starts when the watchdog
 /// wakes up, not at the deadline, because the whole process may have been stopped.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// How long the process may live after that, to send the answer and to linger.
+/// How long the process may live after that, to send the response and to linger.
 const AFTERMATH: Duration = Duration::from_millis(2500);
 
-/// The same for an answer of the watchdog, in seconds: then the kernel ends the process. Writing the log's state
-/// may block as the check does.
-const LAST_ALARM: u32 = 3;
+/// The same for a response of the watchdog, in seconds. Then the kernel ends the process, because what follows the
+/// response may block as the check does.
+const ALARM: u32 = 3;
 
 /// Room for the watchdog's stack, in bytes.
 const STACK: usize = 65_536;
@@ -40,22 +40,22 @@ static MOVED: Condvar = Condvar::new();
 /// What the check is doing.
 static STEP: Mutex<String> = Mutex::new(String::new());
 
-/// The thread that has claimed the one answer.
-static ANSWERER: OnceLock<ThreadId> = OnceLock::new();
+/// The thread that has claimed the one response.
+static CLAIMANT: OnceLock<ThreadId> = OnceLock::new();
 
-/// Arms the watchdog. Unless the check calls [`claim_answer`] in time, the watchdog calls `answer` with what the
+/// Arms the watchdog. Unless the check calls [`claim_response`] in time, the watchdog calls `respond` with what the
 /// check is doing, and ends the process with the status that it returns.
 ///
 /// # Errors
 /// The system has no room for a thread.
-pub fn arm(deadline: Instant, answer: impl FnOnce(&str) -> i32 + Send + 'static) -> io::Result<()> {
+pub fn arm(deadline: Instant, respond: impl FnOnce(&str) -> i32 + Send + 'static) -> io::Result<()> {
     *locked(&DEADLINE) = deadline;
 
     // A new thread inherits the mask. The watchdog takes no signal that the check waits for.
     let mut others = SigSet::all();
     others.remove(Signal::SIGALRM);
     let mask = others.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-    let thread = thread::Builder::new().stack_size(STACK).spawn(|| watch(answer));
+    let thread = thread::Builder::new().stack_size(STACK).spawn(|| watch(respond));
     mask.thread_set_mask()?;
     thread.map(drop)
 }
@@ -66,14 +66,14 @@ pub fn set_deadline(deadline: Instant) {
     MOVED.notify_one();
 }
 
-fn watch(answer: impl FnOnce(&str) -> i32) {
+fn watch(respond: impl FnOnce(&str) -> i32) {
     wait_for_the_deadline();
     thread::sleep(GRACE);
-    if has_answer() {
+    if has_claimed() {
         let _ = by_default(Signal::SIGALRM);
-        alarm::set(LAST_ALARM);
+        alarm::set(ALARM);
         let step = format!("no answer in time: still {}", locked(&STEP));
-        exit(answer(&step));
+        exit(respond(&step));
     }
     thread::sleep(AFTERMATH);
     exit(0);
@@ -93,18 +93,18 @@ pub fn enter(next: &str, path: &Path) {
     *locked(&STEP) = format!("{next} {}", path.display());
 }
 
-/// Claims the one answer for this thread. Does not return if the other one has claimed it already and
+/// Claims the one response for this thread. Does not return if the other one has claimed it already and
 /// is about to end the process.
-pub fn claim_answer() {
-    while !has_answer() {
+pub fn claim_response() {
+    while !has_claimed() {
         thread::park();
     }
 }
 
-/// Whether this thread is the first to claim the answer.
-fn has_answer() -> bool {
+/// Whether this thread is the first to claim the response.
+fn has_claimed() -> bool {
     let me = thread::current().id();
-    *ANSWERER.get_or_init(|| me) == me
+    *CLAIMANT.get_or_init(|| me) == me
 }
 
 fn locked<T>(mutex: &'static Mutex<T>) -> MutexGuard<'static, T> {

@@ -233,7 +233,7 @@ fn an_answer_that_finds_no_room_is_given_up() {
     let (stream, mut responder) = connect_without_room(&mut logging(&cluster.leader(), &[]));
     exits(&mut responder);
     let lines = log.lines();
-    let expected = "<27>the answer could not be sent: EAGAIN";
+    let expected = "<27>the response could not be sent: EAGAIN";
     assert!(lines.iter().any(|line| line.starts_with(expected)), "{lines:?}");
     drop(stream);
 }
