@@ -125,14 +125,43 @@ pub struct Finding {
 /// What a check has seen, as far as it came.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// The entries that name this node.
-    pub entries: Vec<BindAddress>,
-    /// The addresses of this machine's interfaces.
-    pub interfaces: Vec<IpAddr>,
-    /// The client that is run.
-    pub program: Option<PathBuf>,
-    /// The run of the client.
-    pub run: Option<Run>,
+    entries: Vec<BindAddress>,
+    interfaces: Vec<IpAddr>,
+    program: Option<PathBuf>,
+    run: Option<Run>,
+}
+
+/// A step of a check for a person: its title, and its lines. They can hold any text: clean them before they are shown.
+pub type Step = (&'static str, Vec<String>);
+
+impl Seen {
+    /// The steps of the check, as far as it came.
+    pub fn steps(&self, options: &Options) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if !self.entries.is_empty() {
+            steps.push(("Who this node is", self.describe_node(options)));
+            watchdog::enter("looking at", Path::new("the files that s9s reads"));
+            steps.push(("What s9s reads", s9s::config::describe()));
+        }
+        if let Some(program) = &self.program {
+            let command = format!("{} {}", program.display(), s9s::ARGUMENTS.join(" "));
+            let run = self.run.iter().flat_map(s9s::printed::describe);
+            steps.push(("What s9s says", [command].into_iter().chain(run).collect()));
+        }
+        steps
+    }
+
+    fn describe_node(&self, options: &Options) -> Vec<String> {
+        let origin = match options.node {
+            Some(_) => "--node:".to_string(),
+            None => format!("RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display()),
+        };
+        let entries = self.entries.iter().map(|entry| node::describe(entry, &self.interfaces));
+        [origin]
+            .into_iter()
+            .chain(entries.map(|entry| format!("  {entry}")))
+            .collect()
+    }
 }
 
 /// Finds the outcome without the cache.
@@ -161,7 +190,7 @@ fn seek(options: &Options, deadline: Instant, seen: &mut Seen) -> Outcome {
     let program = seen.program.insert(s9s::find(&options.s9s)?);
     watchdog::enter("running", program);
     let run = seen.run.insert(s9s::run(program, deadline)?);
-    let text = list::plain(s9s::output(program, run)?);
+    let text = s9s::output(program, run)?;
     let rows = list::parse(&text)
         .map_err(|error| Reason::ListUnreadable.because(error.context("what s9s printed is no controller list")))?;
     evaluate(&node, &rows)

@@ -1,31 +1,22 @@
 //! The way to the verdict, for a person: what the service answers, what a check of its own read, ran, matched and
 //! concluded.
 
-use std::net::IpAddr;
-use std::path::Path;
-
 use nix::unistd::{Uid, User};
 
 use super::print::print;
 use crate::cache::{Contents, LeftOfBackOff, LockState, inspect};
-use crate::check::{Finding, Seen, find_out};
-use crate::cluster::list;
-use crate::cluster::node::BindAddress;
+use crate::check::{Finding, find_out};
 use crate::options::Options;
 use crate::os::clock::Instant;
 use crate::os::text::clean;
-use crate::os::watchdog;
-use crate::s9s::process::Run;
-use crate::s9s::{ARGUMENTS, config, ending};
 use crate::verdict::reason::Reason;
 use crate::verdict::{Outcome, Role, Verdict};
 
 /// The packages' user.
 const SERVICE_USER: &str = "cmonhachk";
 
-/// The limits of what is shown: bytes of one line, and lines of each output of s9s.
+/// How much of a line is shown, in bytes.
 const MAX_LINE: usize = 300;
-const MAX_LINES: usize = 40;
 
 const LEADER: Verdict = Verdict::Known(Role::Leader);
 
@@ -43,7 +34,10 @@ pub(super) fn explain(options: &Options, deadline: Instant) -> Verdict {
 
     let Finding { outcome, seen } = find_out(options, deadline);
     let verdict = Verdict::of(&outcome);
-    tell_seen(options, &seen);
+    for (title, lines) in seen.steps(options) {
+        say!("{title}");
+        lines.iter().for_each(|line| say!("  {line}"));
+    }
     say!("What that means");
     tell_outcome(&outcome);
     say!("  verdict: {}", verdict.words());
@@ -51,6 +45,7 @@ pub(super) fn explain(options: &Options, deadline: Instant) -> Verdict {
     if let Verdict::Unknown(reason) = verdict {
         advise(reason);
     }
+    tell_how_to_check_as_the_service();
     verdict
 }
 
@@ -120,29 +115,6 @@ fn tell_answer_of_service(options: &Options, contents: &Contents, verdict: Verdi
     }
 }
 
-/// Tells what the check has seen, as far as it came.
-fn tell_seen(options: &Options, seen: &Seen) {
-    if seen.entries.is_empty() {
-        return;
-    }
-    say!("Who this node is");
-    match options.node {
-        Some(_) => say!("  --node:"),
-        None => say!("  RPC_BIND_ADDRESSES in {}:", options.cmon_defaults.display()),
-    }
-    for entry in &seen.entries {
-        say!("    {}", describe(entry, &seen.interfaces));
-    }
-    tell_inputs();
-    if let Some(program) = &seen.program {
-        say!("What s9s says");
-        say!("  {} {}", program.display(), ARGUMENTS.join(" "));
-    }
-    if let Some(run) = &seen.run {
-        lines(run).iter().for_each(|line| say!("  {line}"));
-    }
-}
-
 fn tell_outcome(outcome: &Outcome) {
     match outcome {
         Ok((_, row)) => {
@@ -153,77 +125,10 @@ fn tell_outcome(outcome: &Outcome) {
     }
 }
 
-fn tell_inputs() {
-    watchdog::enter("looking at", Path::new("the files that s9s reads"));
-    say!("What s9s reads");
-    config::describe().iter().for_each(|line| say!("  {line}"));
+/// Root's s9s may read other files than the service's.
+fn tell_how_to_check_as_the_service() {
     if Uid::effective().is_root() && matches!(User::from_name(SERVICE_USER), Ok(Some(_))) {
-        say!("  these are root's files; to check as the service (add your options):");
+        say!("  this check has read root's files; to check as the service (add your options):");
         say!("  runuser -u {SERVICE_USER} -- env -i /usr/sbin/cmonhachk --explain");
-    }
-}
-
-/// `ours` are this machine's addresses.
-fn describe(entry: &BindAddress, ours: &[IpAddr]) -> String {
-    match entry {
-        BindAddress::Address(address) if !ours.contains(address) => {
-            format!("{address} (no interface of this machine has it)")
-        }
-        BindAddress::Loopback(address) => format!("{address} (loopback: ignored)"),
-        BindAddress::Name(_) => format!("{entry} (host name)"),
-        BindAddress::Wildcard if ours.is_empty() => format!("{entry} (no interface has an address)"),
-        BindAddress::Address(address) => address.to_string(),
-        BindAddress::Wildcard => {
-            let addresses: Vec<_> = ours.iter().map(ToString::to_string).collect();
-            format!("{entry}: {}", addresses.join(", "))
-        }
-    }
-}
-
-/// How s9s ended, and what it printed.
-fn lines(run: &Run) -> Vec<String> {
-    let mut told = vec![ending(run)];
-    for (name, printed) in [("output", &run.stdout), ("error output", &run.stderr)] {
-        let printed = list::plain(printed);
-        let printed = String::from_utf8_lossy(&printed);
-        let count = printed.lines().count();
-        told.extend((count > 0).then(|| format!("{name}:")));
-        told.extend(printed.lines().take(MAX_LINES).map(|line| format!("  {line}")));
-        told.extend((count > MAX_LINES).then(|| format!("  … and {} more lines", count - MAX_LINES)));
-    }
-    told
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::s9s::process::Ended;
-    use std::time::Duration;
-
-    fn told(stdout: &str, stderr: &str) -> Vec<String> {
-        let run = Run {
-            ended: Ended::Exited(0),
-            stdout: stdout.into(),
-            stderr: stderr.into(),
-            took: Duration::from_millis(12),
-        };
-        lines(&run)
-    }
-
-    #[test]
-    fn a_stream_is_named_where_it_has_lines() {
-        assert_eq!(told("", ""), ["exited with status 0 after 0.012 s"]);
-        assert_eq!(told("a\nb\n", "")[1..], ["output:", "  a", "  b"]);
-        assert_eq!(told("", "c")[1..], ["error output:", "  c"]);
-    }
-
-    #[test]
-    fn what_is_not_shown_of_a_stream_is_counted() {
-        let shown = |count: usize| told(&"x\n".repeat(count), "").split_off(2);
-        assert_eq!(shown(39), ["  x"; 39]);
-        assert_eq!(shown(40), ["  x"; 40]);
-        let more = shown(42);
-        assert_eq!(more[..40], ["  x"; 40]);
-        assert_eq!(more[40..], ["  … and 2 more lines"]);
     }
 }

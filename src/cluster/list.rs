@@ -12,13 +12,11 @@
 //! Every column but the last is padded, in bytes, to its widest value or its title, and one space
 //! follows. Values may hold blanks, so only the titles' offsets say where a column starts. COMMENT is
 //! free text, perhaps of several lines, and is not evaluated. Without controllers there is only the last
-//! line. With `color = always` in s9s.conf, escape sequences surround fields and one follows the last line.
+//! line.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
 use anyhow::{Result, anyhow, bail, ensure};
-use regex::bytes::Regex;
 
 /// What the first column says about a controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,16 +65,7 @@ fn address(field: &[u8]) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// Removes the terminal's escape sequences (ECMA-48, section 5.4: CSI) from what s9s printed.
-pub fn plain(printed: &[u8]) -> Cow<'_, [u8]> {
-    if !printed.contains(&b'\x1b') {
-        return Cow::Borrowed(printed);
-    }
-    let sequence = Regex::new(r"(?-u)\x1b\[[0-?]*[ -/]*[@-~]").expect("the pattern is constant and tested");
-    sequence.replace_all(printed, &b""[..])
-}
-
-/// Reads a plain list. It is strict, because a list that is cut or damaged must never be believed: the
+/// Reads a list without colour. It is strict, because a list that is cut or damaged must never be believed: the
 /// header comes first, then a row that fits its columns, and the last line counts the rows. A line that
 /// does not fit continues the COMMENT of the row before it.
 ///
@@ -241,19 +230,6 @@ Total: 3 controller(s)
             let rows = parse(text.as_bytes()).unwrap();
             assert_eq!((rows[0].ip, rows[1].ip), (&b"10.0.0.1"[..], &b"10.0.0.2"[..]));
         }
-    }
-
-    #[test]
-    fn colour_is_taken_off() {
-        let coloured = "\u{1b}[1mS VERSION OWNER GROUP NAME IP       PORT COMMENT\u{1b}[0;39m\n\
-                        l 1.9     \u{1b}[0;33ma     \u{1b}[0;39m\u{1b}[0;36mb     \u{1b}[0;39m\u{1b}[0;32mcc1  \u{1b}[0;39m\u{1b}[1;2m\u{1b}[38;5;176m10.0.0.1 \u{1b}[0;39m9501 Acting as leader.\n\
-                        Total: 1 controller(s)\n\u{1b}[?25h";
-        let text = plain(coloured.as_bytes());
-        let rows = parse(&text).unwrap();
-        assert_eq!(
-            (rows[0].state, rows[0].name, rows[0].ip),
-            (State::Leader, &b"cc1"[..], &b"10.0.0.1"[..])
-        );
     }
 
     #[test]

@@ -154,6 +154,23 @@ pub fn join(entries: &[BindAddress]) -> String {
         .join(", ")
 }
 
+/// The entry, and what it means on a machine with the addresses `interfaces`, for a person.
+pub fn describe(entry: &BindAddress, interfaces: &[IpAddr]) -> String {
+    match entry {
+        BindAddress::Address(address) if !interfaces.contains(address) => {
+            format!("{address} (no interface of this machine has it)")
+        }
+        BindAddress::Address(address) => address.to_string(),
+        BindAddress::Loopback(address) => format!("{address} (loopback: ignored)"),
+        BindAddress::Name(_) => format!("{entry} (host name)"),
+        BindAddress::Wildcard if interfaces.is_empty() => format!("{entry} (no interface has an address)"),
+        BindAddress::Wildcard => {
+            let addresses: Vec<_> = interfaces.iter().map(ToString::to_string).collect();
+            format!("{entry}: {}", addresses.join(", "))
+        }
+    }
+}
+
 /// This node, as its operator and its interfaces name it.
 #[derive(Clone, Debug)]
 pub struct Node {

@@ -3,8 +3,10 @@
 //! It is given its arguments, an environment and a limit of time. Its end and its words lead to a list, or to a reason.
 
 pub mod config;
+pub mod printed;
 pub mod process;
 
+use std::borrow::Cow;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -20,6 +22,7 @@ use nix::unistd::{AccessFlags, access};
 use crate::os::clock::Instant;
 use crate::verdict::reason::{Fault, Reason};
 use config::variable;
+use printed::plain;
 use process::{Ended, MAX_OUTPUT, Run};
 
 /// The arguments of every run. Further words would be name filters.
@@ -89,14 +92,14 @@ fn not_started(program: &Path, error: io::Error) -> Fault {
     reason.because(anyhow!(error).context(format!("cannot start {}", program.display())))
 }
 
-/// What s9s printed, if it ended well.
+/// What s9s printed, without colour, if it ended well.
 ///
 /// # Errors
 /// A reason for every other end, with what s9s printed to standard error.
-pub fn output<'a>(program: &Path, run: &'a Run) -> Result<&'a [u8], Fault> {
+pub fn output<'a>(program: &Path, run: &'a Run) -> Result<Cow<'a, [u8]>, Fault> {
     let stderr = String::from_utf8_lossy(&run.stderr);
     let reason = match run.ended {
-        Ended::Exited(0) => return Ok(&run.stdout),
+        Ended::Exited(0) => return Ok(plain(&run.stdout)),
         Ended::Exited(status) => of_exit(status, &stderr),
         // s9s wrote to a controller that had closed the connection.
         Ended::Killed(Signal::SIGPIPE) => Reason::S9sNoTls,

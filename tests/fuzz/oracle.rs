@@ -16,6 +16,7 @@ use cmonhachk::cluster::node::{BindAddress, Node, bind_addresses, join};
 use cmonhachk::net::request::{Request, is_complete, is_head, request as asked};
 use cmonhachk::os::clock::Instant;
 use cmonhachk::os::text::clean;
+use cmonhachk::s9s::printed::plain;
 use cmonhachk::s9s::process::UnkillableProcess;
 use cmonhachk::verdict::reason::{Fault, Reason};
 use cmonhachk::verdict::{Role, Verdict};
@@ -34,7 +35,7 @@ pub fn list(input: &[u8]) {
     let entries: Vec<BindAddress> = words.filter_map(bind_address).collect();
     let printed = parts.next().unwrap_or_default();
     let text = uncoloured(printed);
-    assert_eq!(list::plain(printed), text, "colour");
+    assert_eq!(plain(printed), text, "colour");
     judged(&entries, &text);
     // Few mutations of a list also correct its count, and with a wrong count no row is read.
     judged(&entries, &counted(&text));

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use cmonhachk::cluster::evaluate;
 use cmonhachk::cluster::list;
 use cmonhachk::cluster::node::{Node, bind_addresses};
+use cmonhachk::s9s::printed::plain;
 use cmonhachk::verdict::reason::Reason;
 use cmonhachk::verdict::{Role, Verdict};
 use proptest::prelude::*;
@@ -243,7 +244,7 @@ fn told(entries: &[String], here: &[IpAddr], printed: &[u8]) -> Verdict {
         Ok(node) => node,
         Err(fault) => return Verdict::Unknown(fault.reason),
     };
-    let text = list::plain(printed);
+    let text = plain(printed);
     match list::parse(&text) {
         Ok(rows) => Verdict::of(&evaluate(&node, &rows)),
         Err(_) => Verdict::Unknown(Reason::ListUnreadable),
@@ -325,7 +326,7 @@ proptest! {
         if told(&entries, &here, &text) == Verdict::Known(Role::Leader) {
             // Checked without the parser: exactly one line starts like a leader's, and it has one of
             // this node's names or addresses.
-            let plain = list::plain(&text);
+            let plain = plain(&text);
             let leaders: Vec<String> = plain
                 .split(|byte| *byte == b'\n')
                 .filter(|line| line.starts_with(b"l "))

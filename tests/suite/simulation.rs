@@ -66,7 +66,7 @@ fn the_simulation_prints_the_sample_lists() {
 fn the_sample_lists_are_read_as_what_they_show() {
     for (name, _, controllers) in SAMPLES {
         let sample = fs::read(project().join("tests/lists").join(name)).unwrap();
-        let text = list::plain(&sample);
+        let text = cmonhachk::s9s::printed::plain(&sample);
         let rows = list::parse(&text).unwrap();
         let read: Vec<(u8, &[u8], &[u8])> = rows.iter().map(|row| (row.line[0], row.name, row.ip)).collect();
         let shown: Vec<(u8, &[u8], &[u8])> = controllers
