@@ -4,8 +4,11 @@
 //! long as the log daemon does not read.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::process;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::text::clean;
 
@@ -43,6 +46,16 @@ fn line(priority: u8, text: &str) {
     });
     // A container has no log daemon, but reads standard error.
     if sent.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        let _ = writeln!(io::stderr(), "{line}");
+        to_standard_error(&line);
+    }
+}
+
+/// If nobody reads standard error, the line is lost. A pipe that can be written takes a whole line: poll(2) says so
+/// only where there is room for PIPE_BUF, 4,096 bytes.
+fn to_standard_error(line: &str) {
+    let error = io::stderr();
+    let mut ready = [PollFd::new(error.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut ready, PollTimeout::ZERO).is_ok_and(|count| count > 0) {
+        let _ = error.lock().write_all(format!("{line}\n").as_bytes());
     }
 }
