@@ -37,7 +37,20 @@ pub enum Input {
 
 /// A client's connection, on standard input.
 #[derive(Clone, Copy, Debug)]
-pub struct Connection;
+pub struct Connection {
+    /// How long it waits for the client.
+    pub patience: Patience,
+}
+
+/// How long a check waits for a client that is slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// As long as a bad network may need.
+    Usual,
+    /// Only for the first byte, because others need the place: neither for the rest of a half request, nor for what
+    /// comes after the response.
+    Little,
+}
 
 impl Connection {
     /// Looks at standard input.
@@ -65,7 +78,9 @@ impl Connection {
         if listens {
             Input::Listener
         } else {
-            Input::Client(Connection)
+            Input::Client(Connection {
+                patience: Patience::Usual,
+            })
         }
     }
 
@@ -103,6 +118,9 @@ impl Connection {
     /// Without this, what arrives late would make the kernel send RST, and the client might lose
     /// the response.
     pub fn linger(self) {
+        if self.patience == Patience::Little {
+            return;
+        }
         let deadline = Instant::now() + LINGER;
         let mut dropped = [0; CHUNK];
         while !deadline.has_passed() && self.receive(&mut dropped, deadline).is_some() {}

@@ -17,7 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2_stdin, fork};
 
-use crate::net::connection::Connection;
+use crate::net::connection::{Connection, Patience};
 use crate::net::{refuse, serve};
 use crate::os::clock::Instant;
 use crate::os::signals::by_default;
@@ -62,6 +62,9 @@ pub fn serve_all(listener: TcpListener, lent: bool) -> io::Result<ExitCode> {
     listener.local_addr()?;
     // A client may go before it is accepted.
     listener.set_nonblocking(true)?;
+    let connection = Connection {
+        patience: Patience::Usual,
+    };
     let mut checks: HashMap<Pid, IpAddr> = HashMap::new();
     let mut end = Instant::now() + IDLE;
     loop {
@@ -106,11 +109,11 @@ pub fn serve_all(listener: TcpListener, lent: bool) -> io::Result<ExitCode> {
                 Ok(ForkResult::Child) => {
                     drop((listener, signals, nothing));
                     let _ = mask.thread_set_mask();
-                    serve(Connection, accepted);
+                    serve(connection, accepted);
                     return Ok(ExitCode::SUCCESS);
                 }
                 Ok(ForkResult::Parent { child }) => drop(checks.insert(child, address)),
-                Err(errno) => refuse(Connection, &format!("cannot start a process: {errno}")),
+                Err(errno) => refuse(connection, &format!("cannot start a process: {errno}")),
             }
         }
         let _ = dup2_stdin(&nothing);

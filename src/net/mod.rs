@@ -21,7 +21,7 @@ use crate::os::clock::Instant;
 use crate::os::{syslog, watchdog};
 use crate::verdict::Verdict;
 use crate::verdict::reason::Reason;
-use connection::Connection;
+use connection::{Connection, Patience};
 use response::render;
 
 /// How long a check waits for the request, at most half of the check's time.
@@ -59,8 +59,11 @@ pub fn serve(connection: Connection, started: Instant) {
 }
 
 fn wait_for_the_request(connection: Connection, head: &mut Vec<u8>, started: Instant, limit: Duration) {
-    connection.wait_for_the_rest(head, started + SILENCE.min(limit));
-    if !head.is_empty() {
+    let is_patient = connection.patience == Patience::Usual;
+    if is_patient || head.is_empty() {
+        connection.wait_for_the_rest(head, started + SILENCE.min(limit));
+    }
+    if is_patient && !head.is_empty() {
         connection.wait_for_the_rest(head, started + limit);
     }
 }
