@@ -6,11 +6,11 @@
 mod explain;
 mod print;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use crate::check::find_out;
-use crate::net::listener::serve_all;
+use crate::net::listener;
 use crate::net::request::Request;
 use crate::net::response::render;
 use crate::options::{Options, in_short};
@@ -39,7 +39,12 @@ pub fn command_line(started: Instant) -> ExitCode {
 }
 
 fn listen(address: SocketAddr) -> ExitCode {
-    let served = TcpListener::bind(address).and_then(|listener| serve_all(listener, false));
+    let served = listener::open(address).and_then(|socket| {
+        // With port 0, the system chooses one.
+        let address = socket.local_addr()?;
+        print(format!("cmonhachk {} listens on {address}\n", env!("CARGO_PKG_VERSION")).as_bytes());
+        listener::serve_all(socket)
+    });
     served.unwrap_or_else(|error| {
         refuse(&format!(
             "cannot listen on {address}: {error}. `ss -ltnp` shows which program has a port, `ip address` the addresses"

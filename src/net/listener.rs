@@ -3,58 +3,67 @@
 //! It does nothing else. It opens no file of a check, runs no program, has no thread and keeps nothing of a check,
 //! so what happens to one connection changes nothing for the next.
 
-use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::net::{IpAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
+use std::ptr::null_mut;
 use std::time::Duration;
 
+use nix::libc::{WNOHANG, waitpid};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::socket::{self, Backlog};
 use nix::unistd::{ForkResult, Pid, dup2_stdin, fork};
 
-use crate::net::connection::{Connection, Patience};
-use crate::net::{refuse, serve};
+use super::connection::{Connection, Patience};
+use super::places::{Client, Places};
+use super::{refuse, serve};
 use crate::os::clock::Instant;
-use crate::os::signals::by_default;
+use crate::os::signals::{self, by_default};
 use crate::os::syslog;
 
-/// How many checks run at once. Further connections wait in the socket's queue.
-const CHECKS: usize = 400;
+/// How many connections are accepted in a turn. Only then the places of the checks that have ended are free again:
+/// a crowd that comes back at once gets its share once in a turn.
+const TURN: usize = 1000;
 
-/// How many of them may be for one address. Its further connections are closed. Loopback has no such limit.
-const CHECKS_OF_ONE_CLIENT: usize = 100;
+/// How long to wait where the system has no room for another descriptor, in milliseconds.
+const NO_ROOM: u16 = 50;
 
-/// A listener whose socket somebody else holds ends after this time without a connection.
-const IDLE: Duration = Duration::from_secs(60);
-
-/// How long to wait where the system has no room for another descriptor.
-const NO_ROOM: Duration = Duration::from_millis(50);
+/// How often the log says that a client is turned away.
+const COMPLAINT: Duration = Duration::from_secs(60);
 
 /// Serves the connections that come to standard input, a socket that a super-server lends.
 pub fn serve_stdin() -> ExitCode {
     let socket = io::stdin().as_fd().try_clone_to_owned();
-    let served = socket.and_then(|socket| serve_all(socket.into(), true));
+    let served = socket.and_then(|socket| serve_all(socket.into()));
     served.unwrap_or_else(|error| {
         syslog::fault(&format!("cannot serve the listening socket on standard input: {error}"));
         ExitCode::FAILURE
     })
 }
 
-/// Serves the connections that come to `listener`, until SIGTERM or SIGINT. If a super-server holds the socket
-/// (`lent`) and starts a listener for the next connection, this one also ends after a minute without a connection,
-/// and, if its program's file was replaced, before it accepts the next one. The process of a check returns when
+/// Opens a socket for [`serve_all`].
+///
+/// # Errors
+/// The system's, such as that another program has the port.
+pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    // The standard library's queue of 128 is full before a crowd is turned away. The system's limit is 4,096.
+    socket::listen(&listener, Backlog::MAXALLOWABLE)?;
+    Ok(listener)
+}
+
+/// Serves the connections that come to `listener`, until SIGTERM or SIGINT. The process of a check returns when
 /// that is over.
 ///
 /// # Errors
 /// The system's, before the first connection.
-pub fn serve_all(listener: TcpListener, lent: bool) -> io::Result<ExitCode> {
+pub fn serve_all(listener: TcpListener) -> io::Result<ExitCode> {
     // No signal interrupts it: it reads them, one by one.
-    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let held_back = signals::hold_back(signals::EVERY)?;
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     by_default(Signal::SIGCHLD)?;
     let nothing = File::open("/dev/null")?;
@@ -62,76 +71,103 @@ pub fn serve_all(listener: TcpListener, lent: bool) -> io::Result<ExitCode> {
     listener.local_addr()?;
     // A client may go before it is accepted.
     listener.set_nonblocking(true)?;
-    let connection = Connection {
-        patience: Patience::Usual,
-    };
-    let mut checks: HashMap<Pid, IpAddr> = HashMap::new();
-    let mut end = Instant::now() + IDLE;
+
+    let mut places = Places::default();
+    let mut last_complaint = None;
     loop {
-        let is_full = checks.len() >= CHECKS;
         let sources = [signals.as_fd(), listener.as_fd()];
-        let until = (lent && !is_full).then_some(end);
-        let has_come = wait(&sources[..if is_full { 1 } else { 2 }], until);
-        while let Ok(Some(signal)) = signals.read_signal() {
-            if [Signal::SIGTERM as u32, Signal::SIGINT as u32].contains(&signal.ssi_signo) {
-                return Ok(ExitCode::SUCCESS);
-            }
-        }
-        while let Some(check) = waitpid(None, Some(WaitPidFlag::WNOHANG))
-            .ok()
-            .and_then(|status| status.pid())
-        {
-            checks.remove(&check);
-        }
-        if lent && (is_replaced() || !has_come && until.is_some_and(Instant::has_passed)) {
+        wait(&sources[..if places.are_full() { 1 } else { 2 }], PollTimeout::NONE);
+        if is_told_to_end(&signals) {
             return Ok(ExitCode::SUCCESS);
         }
-        if !has_come {
-            continue;
+        while let Some(check) = ended_check() {
+            places.take_back(check);
         }
-        let (client, address) = match listener.accept() {
-            Ok((client, address)) => (client, address.ip().to_canonical()),
-            Err(error) => {
-                // Without room for a descriptor, the client is still there at once.
-                if error.kind() != io::ErrorKind::WouldBlock {
-                    wait(&sources[..1], Some(Instant::now() + NO_ROOM));
-                }
+
+        for _ in 0..TURN {
+            if places.are_full() {
+                break;
+            }
+            let Some((stream, client)) = accept(&listener, &signals) else {
+                break;
+            };
+            if places.has_its_share(client) {
+                drop(stream);
+                complain(client, &places, &mut last_complaint);
                 continue;
             }
-        };
-        let accepted = Instant::now();
-        end = accepted + IDLE;
-        let _ = dup2_stdin(client);
-        let of_this_client = checks.values().filter(|other| **other == address).count();
-        if address.is_loopback() || of_this_client < CHECKS_OF_ONE_CLIENT {
+
+            let accepted = Instant::now();
+            let connection = Connection {
+                patience: if places.are_scarce() {
+                    Patience::Little
+                } else {
+                    Patience::Usual
+                },
+            };
+            let _ = dup2_stdin(stream);
             // SAFETY: this process has one thread, so the new one can go on as it likes.
             match unsafe { fork() } {
                 Ok(ForkResult::Child) => {
                     drop((listener, signals, nothing));
-                    let _ = mask.thread_set_mask();
+                    let _ = signals::hold_back(held_back);
                     serve(connection, accepted);
                     return Ok(ExitCode::SUCCESS);
                 }
-                Ok(ForkResult::Parent { child }) => drop(checks.insert(child, address)),
+                Ok(ForkResult::Parent { child }) => places.give(child, client),
                 Err(errno) => refuse(connection, &format!("cannot start a process: {errno}")),
             }
+            let _ = dup2_stdin(&nothing);
         }
-        let _ = dup2_stdin(&nothing);
     }
 }
 
-/// Waits until one of the sources can be read, or `until`. Returns whether the second one can.
-fn wait(sources: &[BorrowedFd<'_>], until: Option<Instant>) -> bool {
-    let mut ready: Vec<_> = sources
-        .iter()
-        .map(|source| PollFd::new(*source, PollFlags::POLLIN))
-        .collect();
-    let timeout = until.map_or(PollTimeout::NONE, Instant::poll_timeout);
-    poll(&mut ready, timeout).is_ok() && ready.get(1).is_some_and(|listener| listener.any().unwrap_or(true))
+/// The next connection, if one waits.
+fn accept(listener: &TcpListener, signals: &SignalFd) -> Option<(TcpStream, Client)> {
+    match listener.accept() {
+        Ok((stream, address)) => Some((stream, Client::of(address.ip()))),
+        Err(error) => {
+            // Without room for a descriptor, the client is still there at once.
+            if error.kind() != io::ErrorKind::WouldBlock {
+                wait(&[signals.as_fd()], NO_ROOM.into());
+            }
+            None
+        }
+    }
 }
 
-/// Whether another program has the name of this one's file. The kernel knows without looking at the disk.
-fn is_replaced() -> bool {
-    let program = fs::read_link("/proc/self/exe").unwrap_or_default();
-    program.to_string_lossy().ends_with(" (deleted)")
+/// Logs that this client has its share, but not more than once a minute: else a crowd would flood the log.
+fn complain(client: Client, places: &Places, last: &mut Option<Instant>) {
+    let age = last.and_then(Instant::age);
+    if age.is_some_and(|age| age < COMPLAINT) {
+        return;
+    }
+    *last = Some(Instant::now());
+    syslog::warning(&format!(
+        "too many connections from {client}: {} of its checks are in flight, and further connections are closed. \
+         Find out what opens them there, or let a firewall keep it out",
+        places.of(client)
+    ));
+}
+
+/// Waits until one of the sources can be read. The result does not matter: each is looked at afterwards.
+fn wait(sources: &[BorrowedFd<'_>], limit: PollTimeout) {
+    let to_read = |source| PollFd::new(source, PollFlags::POLLIN);
+    let mut sources: Vec<_> = sources.iter().copied().map(to_read).collect();
+    let _ = poll(&mut sources, limit);
+}
+
+/// Whether there was a signal that ends the listener. Reads all, so that no other one has an effect.
+fn is_told_to_end(signals: &SignalFd) -> bool {
+    let all = std::iter::from_fn(|| signals.read_signal().ok().flatten());
+    let ends = [Signal::SIGTERM as u32, Signal::SIGINT as u32];
+    all.into_iter().any(|signal| ends.contains(&signal.ssi_signo))
+}
+
+/// The process of a check that has ended. nix's waitpid does not say which it was if it knows no name for the signal
+/// that ended it.
+fn ended_check() -> Option<Pid> {
+    // SAFETY: a status that nobody wants may be null.
+    let ended = unsafe { waitpid(-1, null_mut(), WNOHANG) };
+    (ended > 0).then(|| Pid::from_raw(ended))
 }

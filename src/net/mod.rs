@@ -5,6 +5,7 @@
 
 pub mod connection;
 pub mod listener;
+mod places;
 pub mod request;
 pub mod response;
 
