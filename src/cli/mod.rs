@@ -39,13 +39,14 @@ pub fn command_line(started: Instant) -> ExitCode {
 }
 
 fn listen(address: SocketAddr) -> ExitCode {
-    let served = listener::open(address).and_then(|socket| {
-        // With port 0, the system chooses one.
+    let socket = || {
+        let socket = listener::open(address)?;
+        // With port 0, the system has chosen one.
         let address = socket.local_addr()?;
         print(format!("cmonhachk {} listens on {address}\n", env!("CARGO_PKG_VERSION")).as_bytes());
-        listener::serve_all(socket)
-    });
-    served.unwrap_or_else(|error| {
+        Ok(socket)
+    };
+    listener::serve_all(socket).unwrap_or_else(|error| {
         refuse(&format!(
             "cannot listen on {address}: {error}. `ss -ltnp` shows which program has a port, `ip address` the addresses"
         ))

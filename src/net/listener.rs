@@ -37,15 +37,14 @@ const COMPLAINT: Duration = Duration::from_secs(60);
 
 /// Serves the connections that come to standard input, a socket that a super-server lends.
 pub fn serve_stdin() -> ExitCode {
-    let socket = io::stdin().as_fd().try_clone_to_owned();
-    let served = socket.and_then(|socket| serve_all(socket.into()));
-    served.unwrap_or_else(|error| {
+    let socket = || Ok(io::stdin().as_fd().try_clone_to_owned()?.into());
+    serve_all(socket).unwrap_or_else(|error| {
         syslog::fault(&format!("cannot serve the listening socket on standard input: {error}"));
         ExitCode::FAILURE
     })
 }
 
-/// Opens a socket for [`serve_all`].
+/// Opens a socket on this address.
 ///
 /// # Errors
 /// The system's, such as that another program has the port.
@@ -56,17 +55,18 @@ pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Serves the connections that come to `listener`, until SIGTERM or SIGINT. The process of a check returns when
-/// that is over.
+/// Serves the connections that come to a socket, until SIGTERM or SIGINT. The process of a check returns when
+/// that is over. `socket` is called when these signals already end the listener in good order.
 ///
 /// # Errors
 /// The system's, before the first connection.
-pub fn serve_all(listener: TcpListener) -> io::Result<ExitCode> {
+pub fn serve_all(socket: impl FnOnce() -> io::Result<TcpListener>) -> io::Result<ExitCode> {
     // No signal interrupts it: it reads them, one by one.
     let held_back = signals::hold_back(signals::EVERY)?;
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     by_default(Signal::SIGCHLD)?;
     let nothing = File::open("/dev/null")?;
+    let listener = socket()?;
     // Fails on a socket that is not TCP.
     listener.local_addr()?;
     // A client may go before it is accepted.

@@ -1,13 +1,13 @@
 //! Clients of a check, and the responders that serve them.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 
 use crate::cluster::{GET, PATIENCE, wait_until, waits_for_a_verdict};
 
@@ -118,14 +118,25 @@ pub fn receive(stream: &mut TcpStream) -> String {
 }
 
 /// A request that comes from this address.
-pub fn ask_from(own: Ipv4Addr, to: SocketAddrV4) -> TcpStream {
-    let client = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    let [a, b, c, d] = own.octets();
-    socket::bind(client.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
-    socket::connect(client.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
-    let mut client = TcpStream::from(client);
+pub fn ask_from(own: impl Into<IpAddr>, to: impl Into<SocketAddr>) -> TcpStream {
+    let mut client = connect_from(own, to);
     // One that is turned away may be gone already.
     let _ = client.write_all(GET);
+    client
+}
+
+/// A connection that comes from this address.
+pub fn connect_from(own: impl Into<IpAddr>, to: impl Into<SocketAddr>) -> TcpStream {
+    let (own, to) = (SocketAddr::new(own.into(), 0), to.into());
+    let family = match to {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let client = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    socket::bind(client.as_raw_fd(), &SockaddrStorage::from(own)).unwrap();
+    socket::connect(client.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
+    let client = TcpStream::from(client);
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
     client
 }
 

@@ -19,7 +19,8 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 pub use crate::client::{
-    Client, ask, ask_from, connect, exits, is_closed, receive, requesting, try_connect, wait_until_all_but_one_wait,
+    Client, ask, ask_from, connect, connect_from, exits, is_closed, receive, requesting, try_connect,
+    wait_until_all_but_one_wait,
 };
 
 /// The longest time that the tests wait for anything. A busy machine may need much of it.

@@ -1,7 +1,7 @@
 //! The listener: one process accepts, and each connection gets a process of its own.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
@@ -9,25 +9,28 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket;
+use nix::sys::socket::{self, Backlog};
 use nix::unistd::Pid;
 
 use crate::cluster::{
-    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, ask, ask_from, binary, exits, is_closed, parent, processes, receive,
-    starting, unknown, wait_until, with_own_fault,
+    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, ask, ask_from, binary, connect_from, enter_network, exits, is_closed,
+    once_in_a_while, parent, processes, receive, starting, unknown, wait_until, with_own_fault,
 };
 use crate::late::with_disk;
+use crate::syslog::{Log, logging};
 
 /// A listener to which a super-server has lent its socket.
-struct Lent {
+pub struct Lent {
     listener: Daemon,
-    address: SocketAddrV4,
+    pub address: SocketAddrV4,
     /// The super-server's own descriptor.
     socket: TcpListener,
 }
 
-fn lend(command: &mut Command) -> Lent {
-    let socket = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+/// Lends a socket to the command, as cmonhachk.socket does.
+pub fn lend(command: &mut Command) -> Lent {
+    let socket = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+    socket::listen(&socket, Backlog::MAXALLOWABLE).unwrap();
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, socket.local_addr().unwrap().port());
     let listener = with_socket(command, socket.try_clone().unwrap().into());
     Lent {
@@ -46,7 +49,7 @@ fn with_socket(command: &mut Command, socket: OwnedFd) -> Daemon {
 }
 
 impl Lent {
-    fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.listener.0.id()
     }
 
@@ -66,6 +69,32 @@ impl Lent {
 
 fn children(of: u32) -> Vec<u32> {
     processes().filter(|pid| parent(*pid) == Some(of)).collect()
+}
+
+/// Gives the test's network the addresses 10.9.0.0 to 10.9.255.255, and some in two networks of IPv6.
+pub fn add_addresses() {
+    enter_network();
+    let networks = (1..=9).map(|host| format!("address add fd00:0:0:1::{host} dev lo nodad\n"));
+    let batch: String = networks
+        .chain(["address add 10.9.0.1/16 dev lo\n".to_string()])
+        .collect();
+    let mut ip = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    ip.stdin.take().unwrap().write_all(batch.as_bytes()).unwrap();
+    assert!(ip.wait().unwrap().success());
+}
+
+/// The address of the client with this number, after [`add_addresses`].
+fn client(number: usize) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 9, 1, 0).to_bits() + number as u32)
+}
+
+/// How many of these were closed without an answer. None has been served.
+fn closed(clients: &[TcpStream]) -> usize {
+    clients.iter().filter(|client| is_closed(client)).count()
 }
 
 #[test]
@@ -101,8 +130,11 @@ fn the_time_of_a_check_counts_from_its_own_connection() {
 fn of_500_clients_at_once_400_have_a_process_and_the_others_wait() {
     let cluster = Cluster::new();
     cluster.behaves("gate");
+    add_addresses();
     let lent = lend(&mut cluster.leader().command());
-    let clients: Vec<_> = (0..500).map(|_| lent.ask()).collect();
+    let clients: Vec<_> = (0..500)
+        .map(|number| ask_from(client(number / 2), lent.address))
+        .collect();
     wait_until("as many as may have a process", || lent.checks().len() == 400);
     thread::sleep(Duration::from_millis(200));
     assert_eq!(lent.checks().len(), 400);
@@ -120,9 +152,7 @@ fn one_address_gets_100_processes_and_keeps_nobody_else_out() {
     let greedy: Vec<_> = (0..110)
         .map(|_| ask_from(Ipv4Addr::new(10, 0, 0, 2), lent.address))
         .collect();
-    wait_until("the others are turned away", || {
-        greedy.iter().filter(|client| is_closed(client)).count() == 10
-    });
+    wait_until("the others are turned away", || closed(&greedy) == 10);
     assert_eq!(lent.checks().len(), 100);
     let modest = ask_from(Ipv4Addr::new(10, 0, 0, 10), lent.address);
     let local: Vec<_> = (0..110).map(|_| lent.ask()).collect();
@@ -139,6 +169,138 @@ fn one_address_gets_100_processes_and_keeps_nobody_else_out() {
     let answers: Vec<_> = greedy.into_iter().map(answer).collect();
     assert_eq!(answers.iter().filter(|answer| *answer == LEADER).count(), 100);
     assert_eq!(answers.iter().filter(|answer| answer.is_empty()).count(), 10);
+}
+
+#[test]
+fn the_addresses_of_one_network_of_ipv6_get_100_processes_together() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    add_addresses();
+    let lent = lend(&mut cluster.leader().command());
+    let here: Ipv6Addr = "fd00::7".parse().unwrap();
+    let to = SocketAddr::from((here, lent.address.port()));
+    let own = |number: u16| Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, number);
+    let greedy: Vec<_> = (0..150).map(|number| ask_from(own(number % 5 + 1), to)).collect();
+    wait_until("the others are turned away", || closed(&greedy) == 50);
+    assert_eq!(lent.checks().len(), 100);
+
+    let mut modest = ask_from(here, to);
+    wait_until("another network is served", || lent.checks().len() == 101);
+    cluster.open_gate();
+    assert_eq!(receive(&mut modest), LEADER);
+}
+
+#[test]
+fn all_of_loopback_gets_200_processes_together() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let lent = lend(&mut cluster.leader().command());
+    let six = SocketAddr::from((Ipv6Addr::LOCALHOST, lent.address.port()));
+    let local: Vec<_> = (0..70)
+        .flat_map(|_| {
+            [
+                ask_from(Ipv4Addr::LOCALHOST, lent.address),
+                ask_from(Ipv4Addr::new(127, 8, 9, 10), lent.address),
+                ask_from(Ipv6Addr::LOCALHOST, six),
+            ]
+        })
+        .collect();
+    wait_until("the others are turned away", || closed(&local) == 10);
+    assert_eq!(lent.checks().len(), 200);
+
+    let mut modest = ask_from(Ipv4Addr::new(10, 0, 0, 10), lent.address);
+    wait_until("another client is served", || lent.checks().len() == 201);
+    cluster.open_gate();
+    assert_eq!(receive(&mut modest), LEADER);
+}
+
+#[test]
+fn beside_sixty_addresses_that_hold_what_they_get_another_one_gets_a_process() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    add_addresses();
+    let lent = lend(&mut cluster.leader().command());
+    let greedy: Vec<_> = (0..1200)
+        .map(|number| ask_from(client(number % 60), lent.address))
+        .collect();
+    let has_decided = || lent.checks().len() + closed(&greedy) == greedy.len();
+    wait_until("each is served or turned away", has_decided);
+    let served = lent.checks().len();
+    assert!((330..390).contains(&served), "{served}");
+
+    let mut modest = ask_from(Ipv4Addr::new(10, 0, 0, 10), lent.address);
+    wait_until("another client is served", || lent.checks().len() == served + 1);
+    cluster.open_gate();
+    assert_eq!(receive(&mut modest), LEADER);
+}
+
+#[test]
+fn that_a_client_is_turned_away_is_logged_once() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let log = Log::open(&cluster);
+    let lent = lend(&mut logging(&cluster.leader(), &[]));
+    let greedy: Vec<_> = (0..150)
+        .map(|_| ask_from(Ipv4Addr::new(10, 0, 0, 2), lent.address))
+        .collect();
+    wait_until("many are turned away", || closed(&greedy) == 50);
+    let local: Vec<_> = (0..300).map(|_| lent.ask()).collect();
+    wait_until("others are, too", || closed(&local) == 150);
+    assert_eq!(
+        log.lines(),
+        [
+            "<28>too many connections from 10.0.0.2: 100 of its checks are in flight, and further connections are \
+             closed. Find out what opens them there, or let a firewall keep it out"
+        ]
+    );
+}
+
+#[test]
+fn when_places_are_scarce_a_check_waits_only_for_the_first_byte() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    add_addresses();
+    let maintenance = cluster.folder.join("maintenance");
+    let arguments = ["--maintenance", maintenance.to_str().unwrap()];
+    let lent = lend(cluster.leader().command().args(arguments));
+    let own = Ipv4Addr::new(10, 0, 0, 10);
+    // Its checks need no lock, so they do not wait for the crowd's.
+    let in_maintenance = unknown("maintenance");
+    let half = || {
+        let mut client = connect_from(own, lent.address);
+        client.write_all(b"GET /").unwrap();
+        let start = Instant::now();
+        assert_eq!(receive(&mut client), in_maintenance);
+        (client, start.elapsed())
+    };
+
+    let mut crowd: Vec<_> = (0..300)
+        .map(|number| ask_from(client(number / 4), lent.address))
+        .collect();
+    wait_until("300 places are taken", || lent.checks().len() == 300);
+    cluster.folder.write("maintenance", "");
+    let (patient, took) = half();
+    assert!(took > Duration::from_millis(900), "{took:?}");
+    drop(patient);
+    wait_until("it is let go", || lent.checks().len() == 300);
+
+    fs::remove_file(&maintenance).unwrap();
+    crowd.push(ask_from(own, lent.address));
+    wait_until("one more is taken", || lent.checks().len() == 301);
+    cluster.folder.write("maintenance", "");
+    assert!(once_in_a_while(|| {
+        let (_client, took) = half();
+        let answered = Instant::now();
+        wait_until("it is let go", || lent.checks().len() == 301);
+        took.max(answered.elapsed()) < Duration::from_millis(700)
+    }));
+    let (head, _) = in_maintenance.split_once("<html>").unwrap();
+    assert!(once_in_a_while(|| {
+        let mut client = connect_from(own, lent.address);
+        thread::sleep(Duration::from_millis(100));
+        client.write_all(b"HEAD / HTTP/1.1\r\n\r\n").unwrap();
+        receive(&mut client) == head
+    }));
 }
 
 #[test]
@@ -170,49 +332,21 @@ fn it_ends_on_sigterm_and_its_checks_finish() {
 }
 
 #[test]
-fn it_ends_after_a_minute_without_connections() {
+fn a_stop_leaves_the_connections_in_the_queue_to_the_next_listener() {
     let cluster = Cluster::new();
-    let start = Instant::now();
-    let mut lent = lend(&mut cluster.leader().command());
-    // One that holds its socket itself does not.
-    let own = SocketAddr::from((Ipv4Addr::LOCALHOST, 9201));
-    let _own = listen(&mut cluster.leader().command(), own);
-    thread::sleep(Duration::from_secs(5));
-    assert_eq!(lent.get(), LEADER);
-    while lent.listener.0.try_wait().unwrap().is_none() {
-        assert!(start.elapsed() < Duration::from_secs(80));
-        thread::sleep(Duration::from_millis(50));
-    }
-    assert!(start.elapsed() > Duration::from_secs(64), "{:?}", start.elapsed());
-    assert_eq!(lent.listener.0.wait().unwrap().code(), Some(0));
-    assert_eq!(
-        receive(&mut ask(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9201), GET)),
-        LEADER
-    );
-}
-
-#[test]
-fn once_its_program_was_replaced_it_leaves_the_next_connection_to_the_new_one() {
-    let cluster = Cluster::new();
-    let program = cluster.folder.join("program");
-    fs::copy(binary(), &program).unwrap();
     let node = cluster.leader();
-    let command = || starting(program.to_str().unwrap(), &node.command());
-    let mut lent = lend(&mut command());
+    let mut lent = lend(&mut node.command());
     assert_eq!(lent.get(), LEADER);
-    // With a socket of its own, it goes on: nobody would start the new program.
-    let own = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9201);
-    let _own = listen(&mut command(), own.into());
-    let mut client = lent.ask();
-    // As dpkg and rpm do it.
-    fs::copy(binary(), cluster.folder.join("program.new")).unwrap();
-    assert_eq!(receive(&mut client), LEADER);
-    fs::rename(cluster.folder.join("program.new"), &program).unwrap();
-    let mut client = lent.ask();
+    lent.listener.signal(Signal::SIGSTOP);
+    let clients: Vec<_> = (0..20).map(|_| lent.ask()).collect();
+    lent.listener.signal(Signal::SIGTERM);
+    lent.listener.signal(Signal::SIGCONT);
     exits(&mut lent.listener.0);
-    lent.listener = with_socket(&mut command(), lent.socket.try_clone().unwrap().into());
-    assert_eq!(receive(&mut client), LEADER);
-    assert_eq!(receive(&mut ask(own, GET)), LEADER);
+
+    lent.listener = with_socket(&mut node.command(), lent.socket.try_clone().unwrap().into());
+    for mut client in clients {
+        assert_eq!(receive(&mut client), LEADER);
+    }
 }
 
 #[test]
@@ -334,8 +468,8 @@ fn no_signal_but_two_ends_it() {
         nix::libc::SIGKILL,
         nix::libc::SIGSTOP,
     ];
-    // The C library keeps 32 to 34 for itself.
-    for number in (1..32).chain(35..65).filter(|number| !ends.contains(number)) {
+    // With those that the C library keeps for itself.
+    for number in (1..65).filter(|number| !ends.contains(number)) {
         // SAFETY: kill(2) touches no memory. nix knows no real-time signals.
         let sent = unsafe { nix::libc::kill(lent.pid().cast_signed(), number) };
         assert_eq!(sent, 0, "{number}");
@@ -357,6 +491,43 @@ fn with_sigchld_ignored_it_still_sees_the_ends_of_its_checks() {
     for _ in 0..500 {
         assert_eq!(lent.get(), FOLLOWER);
     }
+}
+
+#[test]
+fn it_sees_the_ends_of_checks_whatever_signal_ends_them() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let lent = lend(&mut cluster.leader().command());
+    let own = Ipv4Addr::new(10, 0, 0, 2);
+    let _killed: Vec<_> = (0..100).map(|_| ask_from(own, lent.address)).collect();
+    wait_until("it has all that it may", || lent.checks().len() == 100);
+    for check in lent.checks() {
+        // SAFETY: kill(2) touches no memory. nix knows no real-time signals.
+        let sent = unsafe { nix::libc::kill(check.cast_signed(), 35) };
+        assert_eq!(sent, 0);
+    }
+    wait_until("they are gone", || lent.checks().is_empty());
+    cluster.open_gate();
+    assert_eq!(receive(&mut ask_from(own, lent.address)), LEADER);
+}
+
+#[test]
+fn its_checks_hold_back_the_signals_that_it_was_started_with_and_no_others() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let mut command = starting("env", &cluster.leader().command());
+    command.args(["--block-signal=USR1", binary()]);
+    let lent = lend(&mut command);
+    let mut client = lent.ask();
+    wait_until("s9s runs", || cluster.runs() == 1);
+    let status = fs::read_to_string(format!("/proc/{}/status", lent.checks()[0])).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
+    let mask = u64::from_str_radix(mask, 16).unwrap();
+    let bit = |signal: Signal| 1 << (signal as u64 - 1);
+    // A check reads the end of s9s as a signal.
+    assert_eq!(mask & !bit(Signal::SIGCHLD), bit(Signal::SIGUSR1), "{mask:x}");
+    cluster.open_gate();
+    assert_eq!(receive(&mut client), LEADER);
 }
 
 /// Starts a listener of its own, and waits until its port is served.
@@ -396,6 +567,76 @@ fn it_opens_its_own_socket_for_one_address_or_for_both_families() {
         listener.signal(Signal::SIGTERM);
         exits(&mut listener.0);
     }
+}
+
+#[test]
+fn it_says_where_it_listens_and_its_queue_is_as_long_as_that_of_the_socket_unit() {
+    let cluster = Cluster::new();
+    let version = env!("CARGO_PKG_VERSION");
+    for (asked, ip) in [
+        ("10.0.0.101:9201", "10.0.0.101"),
+        ("127.0.0.1:0", "127.0.0.1"),
+        ("[::]:0", "[::]"),
+    ] {
+        let mut command = cluster.leader().command();
+        command.args(["--listen", asked]).stdout(Stdio::piped());
+        let mut listener = Daemon(command.spawn().unwrap());
+        let mut line = String::new();
+        BufReader::new(listener.0.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let start = format!("cmonhachk {version} listens on {ip}:");
+        let port = line.strip_prefix(&start).unwrap_or_else(|| panic!("{line:?}"));
+        let port: u16 = port.trim_end_matches('\n').parse().unwrap();
+
+        let ip = ip.parse().unwrap_or(Ipv4Addr::LOCALHOST);
+        assert_eq!(receive(&mut ask(SocketAddrV4::new(ip, port), GET)), LEADER);
+        let sockets = Command::new("ss")
+            .args([
+                "--no-header",
+                "--listening",
+                "--tcp",
+                "--numeric",
+                &format!("sport = {port}"),
+            ])
+            .output()
+            .unwrap();
+        let sockets = String::from_utf8(sockets.stdout).unwrap();
+        let queue = sockets.split_whitespace().nth(2);
+        assert_eq!(queue, Some("4096"), "{sockets}");
+        listener.signal(Signal::SIGTERM);
+        exits(&mut listener.0);
+    }
+}
+
+#[test]
+fn a_reader_of_standard_error_that_stalls_holds_nobody_up() {
+    let cluster = Cluster::new();
+    // There is no log daemon any more.
+    drop(Log::open(&cluster));
+    fs::remove_file(cluster.folder.join("log")).unwrap();
+    let (_stalled, mut error) = std::io::pipe().unwrap();
+    // A pipe's usual size.
+    error.write_all(&[b'x'; 65536]).unwrap();
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9201);
+    let mut command = logging(&cluster.leader(), &["--listen", "0.0.0.0:9201", "--max-age", "60"]);
+    let listener = Daemon(command.stderr(error).stdout(Stdio::null()).spawn().unwrap());
+    wait_until("the port is served", || TcpStream::connect(address).is_ok());
+    // The first one logs a change.
+    for _ in 0..3 {
+        assert_eq!(receive(&mut ask(address, GET)), LEADER);
+    }
+    wait_until("no check is held up", || children(listener.0.id()).is_empty());
+
+    cluster.behaves("gate");
+    cluster.leader().forget();
+    let greedy: Vec<_> = (0..101)
+        .map(|_| ask_from(Ipv4Addr::new(10, 0, 0, 2), address))
+        .collect();
+    wait_until("the listener itself logs", || closed(&greedy) == 1);
+    let mut modest = ask(address, GET);
+    cluster.open_gate();
+    assert_eq!(receive(&mut modest), LEADER);
 }
 
 #[test]
