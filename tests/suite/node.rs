@@ -1,7 +1,6 @@
 //! Freshly booted Debians on which the packages of `deploy/package.sh` are installed. Needs root.
 
 use std::collections::BTreeSet;
-use std::env::consts::ARCH;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -46,6 +45,13 @@ pub const DEB: &str = concat!(
     "_$(dpkg --print-architecture).deb"
 );
 pub const XINETD_DEB: &str = concat!("/opt/cmonhachk-xinetd_", env!("CARGO_PKG_VERSION"), "_all.deb");
+
+/// What Debian calls this processor.
+const DEBIANS_ARCH: &str = if cfg!(target_arch = "aarch64") {
+    "arm64"
+} else {
+    "amd64"
+};
 
 pub struct Node {
     pub systemd: Systemd,
@@ -92,6 +98,26 @@ impl Node {
         make_version(&self.systemd, version, kind);
     }
 
+    /// Makes the package of a version whose postinst leaves the listener as it is, in /opt.
+    pub fn make_former_version(&self, kind: &str) {
+        let read = |name: &str| fs::read_to_string(project().join("deploy/package").join(name)).unwrap();
+        let postinst = read("postinst");
+        let lines = postinst.lines().filter(|line| !line.contains("try-restart"));
+        let former: Vec<&str> = lines.collect();
+        assert!(former.len() < postinst.lines().count());
+        self.write("/opt/former-postinst", &former.join("\n"));
+        let opt = self.systemd.root().join("opt");
+        let path = opt.join("former-postinst");
+        let config = read("cmonhachk.yaml").replace("deploy/package/postinst", path.to_str().unwrap());
+        self.write("/opt/former.yaml", &config);
+        make_package(
+            &self.systemd,
+            &opt.join("former.yaml"),
+            kind,
+            &[("VERSION", "0.2.0"), ("ARCH", DEBIANS_ARCH)],
+        );
+    }
+
     /// Who listens on the port, or what ss says, and the state of the socket's unit.
     pub fn serves(&self) -> String {
         let said = self.run("ss --listening --tcp --numeric --processes 'sport = 9201'");
@@ -106,6 +132,12 @@ impl Node {
     /// The inode of the socket that listens on the port: while that is the same, no connection is refused.
     pub fn socket(&self) -> String {
         self.run("ss --listening --tcp --extended 'sport = 9201' | grep --only-matching 'ino:[0-9]*'")
+    }
+
+    /// The listener runs the program that was installed last.
+    pub fn answers_from_the_installed_program(&self) {
+        let listener = "/proc/$(systemctl show --property MainPID --value cmonhachk.service)/exe";
+        self.run(&format!("test {listener} -ef /usr/sbin/cmonhachk"));
     }
 
     pub fn files(&self) -> BTreeSet<String> {
@@ -143,8 +175,7 @@ impl Node {
 
 /// Makes packages of another version, in the system's /opt.
 pub fn make_version(systemd: &Systemd, version: &str, kind: &str) {
-    let own = if ARCH == "aarch64" { "arm64" } else { "amd64" };
-    for (package, architecture) in [("cmonhachk", own), ("cmonhachk-xinetd", "all")] {
+    for (package, architecture) in [("cmonhachk", DEBIANS_ARCH), ("cmonhachk-xinetd", "all")] {
         let config = project().join(format!("deploy/package/{package}.yaml"));
         make_package(systemd, &config, kind, &[("VERSION", version), ("ARCH", architecture)]);
     }

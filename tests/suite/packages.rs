@@ -1,33 +1,28 @@
 //! The packages, installed, changed and removed by the real apt, dpkg and rpm.
 
-use std::env::consts::ARCH;
 use std::fs;
-use std::io::{ErrorKind, Read};
-use std::net::{Ipv4Addr, TcpStream};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, unshare};
-
-use crate::cluster::{Daemon, LEADER, project, unknown, wait_until};
+use crate::cluster::{LEADER, project, unknown, wait_until};
 use crate::documents::{COMMAND, TEXT, copied, joined};
-use crate::front::site::ip;
-use crate::node::{DEB, Node, XINETD_DEB, apt_get_install, make_package};
+use crate::node::{DEB, Node, XINETD_DEB, apt_get_install};
 use crate::xinetd::ARTICLES_SERVICE;
 
-/// Runs a test on each of these Debians. 12 starts xinetd with an init script, as 11 does, 13 with a unit.
+/// Runs a test of this file on each of these Debians.
 macro_rules! on {
     ($($test:ident: $($debian:ident)*;)*) => {$(
         mod $test {
-            $(#[test] fn $debian() { super::$test(stringify!($debian)); })*
+            $(#[test] fn $debian() { crate::packages::$test(stringify!($debian)); })*
         }
     )*};
 }
 
+mod nightly;
+
 on! {
     from_installation_to_purge_no_answer_is_lost_and_nothing_is_left: bullseye bookworm trixie;
-    xinetd_takes_the_port_over_and_gives_it_back_without_a_restart: bookworm trixie;
-    an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwise: bookworm trixie;
+    xinetd_takes_the_port_over_and_gives_it_back_without_a_restart: bookworm;
+    an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwise: bookworm;
 }
 
 /// How long a handover between xinetd and systemd may take on a busy machine. How long it took is printed.
@@ -96,12 +91,20 @@ fn from_installation_to_purge_no_answer_is_lost_and_nothing_is_left(suite: &str)
     assert_eq!(node.run("dpkg --verify cmonhachk"), "");
 
     node.make_version("9.9.9", "deb");
+    node.make_former_version("deb");
     let socket = node.socket();
     loses_nothing(&node, suite, || {
-        node.install("/opt/cmonhachk_9.9.9_*.deb");
-        assert!(node.run("dpkg --status cmonhachk").contains("Version: 9.9.9\n"));
-        node.install(&format!("--allow-downgrades {DEB}"));
-        node.install(&format!("--reinstall {DEB}"));
+        for (package, version) in [
+            ("/opt/cmonhachk_9.9.9_*.deb", "9.9.9"),
+            ("--allow-downgrades /opt/cmonhachk_0.2.0_*.deb", "0.2.0"),
+            (DEB, env!("CARGO_PKG_VERSION")),
+            (&format!("--reinstall {DEB}"), env!("CARGO_PKG_VERSION")),
+        ] {
+            node.install(package);
+            let status = node.run("dpkg --status cmonhachk");
+            assert!(status.contains(&format!("Version: {version}\n")), "{package}: {status}");
+            node.answers_from_the_installed_program();
+        }
     });
     assert_eq!(node.socket(), socket, "{suite}: it was not closed");
     let other = "/opt/cmonhachk_9.9.9_*.deb".to_string();
@@ -239,74 +242,6 @@ fn an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwis
     }
     node.install(XINETD_DEB);
     kept("own");
-}
-
-/// Installs on the node what the former deploy/install.sh did, and returns the installed files.
-fn as_install_sh_left_it(node: &Node, with: &str) -> Vec<&'static str> {
-    let place = |path: &str, source: &str| {
-        let text = fs::read_to_string(project().join("deploy").join(source)).unwrap();
-        let text = text.replace("/usr/sbin/", "/usr/local/sbin/");
-        node.write(path, &text.replace("ConditionPathExists", "#"));
-    };
-    node.run(
-        "useradd --system --user-group --home-dir /var/lib/cmonhachk --shell /usr/sbin/nologin cmonhachk
-        install -D -m 755 /opt/cmonhachk /usr/local/sbin/cmonhachk
-        install -d -m 700 -o cmonhachk -g cmonhachk /var/lib/cmonhachk/.s9s",
-    );
-    let mut files = vec!["/usr/local/sbin/cmonhachk"];
-    if with == "xinetd" {
-        node.install("xinetd");
-        place(SERVICE, "xinetd/cmonhachk");
-        place("/etc/tmpfiles.d/cmonhachk.conf", "systemd/tmpfiles.conf");
-        node.run("systemd-tmpfiles --create cmonhachk.conf; invoke-rc.d xinetd reload");
-        files.extend([SERVICE, "/etc/tmpfiles.d/cmonhachk.conf"]);
-    } else {
-        for (unit, text) in [
-            (
-                "/etc/systemd/system/cmonhachk.socket",
-                "[Socket]\nListenStream=9201\nAccept=yes\n[Install]\nWantedBy=sockets.target\n",
-            ),
-            (
-                "/etc/systemd/system/cmonhachk@.service",
-                "[Service]\nExecStart=/usr/local/sbin/cmonhachk\nStandardInput=socket\nUser=cmonhachk\n\
-                 RuntimeDirectory=cmonhachk\nRuntimeDirectoryPreserve=yes\nReadWritePaths=/opt/cluster\n",
-            ),
-        ] {
-            node.write(unit, text);
-            files.push(unit);
-        }
-        node.run("systemctl daemon-reload; systemctl enable --now cmonhachk.socket");
-    }
-    node.write("/var/lib/cmonhachk/installed", "what it has installed\n");
-    files.push("/var/lib/cmonhachk/installed");
-    node.leads();
-    files
-}
-
-#[test]
-fn a_node_that_install_sh_has_set_up_is_told_so_and_moves_as_the_manual_says() {
-    for (suite, with) in [("bookworm", "systemd"), ("bookworm", "xinetd"), ("trixie", "xinetd")] {
-        let node = Node::boot(suite);
-        let files = as_install_sh_left_it(&node, with);
-        let sums = format!("md5sum {}", files.join(" "));
-        let before = node.run(&sums);
-        let of = format!("{suite}, from {with}");
-        loses_nothing(&node, &of, || {
-            let said = node.install(DEB);
-            for file in &files {
-                assert!(said.contains(&format!("\n  {file}\n")), "{file}: {said}");
-            }
-            assert_eq!(node.run(&sums), before);
-        });
-        hands_over(&node, &of, || drop(node.run(&commands("rm -f /etc/xinetd.d"))));
-        assert_eq!(node.serves(), SERVED);
-        for file in files {
-            assert!(!node.has(file), "{file}");
-        }
-        let unit = node.run("systemctl show --property FragmentPath cmonhachk.socket");
-        assert!(unit.ends_with("/lib/systemd/system/cmonhachk.socket\n"), "{unit}");
-        assert_eq!(node.run("command -v cmonhachk"), "/usr/sbin/cmonhachk\n");
-    }
 }
 
 #[test]
@@ -515,161 +450,6 @@ fn a_removal_says_that_the_front_is_gone_and_how_to_set_it_up_again() {
     let said = node.run("apt-get remove -qq -y cmonhachk");
     assert!(!said.contains("cmonhachk-front"), "{said}");
 }
-
-/// What the .rpm of this version is on a node.
-const RPM: &str = concat!("/opt/cmonhachk-", env!("CARGO_PKG_VERSION"), "-1.$(uname -m).rpm");
-
-/// A package without files, for dnf, in the place of the packages of Red Hat's that ours need.
-const STAND_IN: &str = "{name: stand-in, arch: all, version: 1.0.0, provides: [systemd, xinetd, haproxy, keepalived]}";
-
-#[test]
-fn dnf_installs_upgrades_downgrades_and_removes_the_same() {
-    let node = Node::boot("trixie");
-    // Remove what makes this a Debian to the scripts. dpkg has installed what the packages need.
-    node.install("xinetd");
-    node.run("rm /usr/bin/deb-systemd-* /usr/sbin/invoke-rc.d");
-    node.write("/opt/stand-in.yaml", STAND_IN);
-    make_package(
-        &node.systemd,
-        &node.systemd.root().join("opt/stand-in.yaml"),
-        "rpm",
-        &[],
-    );
-    node.write(
-        "/etc/yum.repos.d/opt.repo",
-        "[opt]\nname=opt\nbaseurl=file:///opt\ngpgcheck=0\nmetadata_expire=0\n",
-    );
-    node.run("createrepo_c --quiet /opt");
-    let before = node.files();
-    let dnf = |words: &str| node.run(&format!("cd /opt && dnf --assumeyes {words}"));
-    let version = |expected: &str| {
-        let query = "rpm --query --queryformat '%{name} %{version} %{license}\n' cmonhachk";
-        assert_eq!(node.run(query), format!("cmonhachk {expected} MIT\n"));
-    };
-
-    node.run("systemctl mask cmonhachk.socket");
-    let install = commands("dnf install ./cmonhachk").replace("x86_64", ARCH);
-    dnf(install.strip_prefix("dnf ").unwrap());
-    assert!(node.serves().ends_with("inactive masked"), "{}", node.serves());
-    node.run("systemctl unmask cmonhachk.socket; systemctl enable --now cmonhachk.socket");
-    assert_eq!(node.systemd.curl(), LEADER);
-    assert_eq!(node.serves(), SERVED);
-    assert_eq!(node.run("rpm --verify cmonhachk"), "");
-
-    node.make_version("9.9.9", "rpm");
-    node.run("createrepo_c --quiet /opt");
-    let socket = node.socket();
-    loses_nothing(&node, "dnf", || {
-        dnf("upgrade");
-        version("9.9.9");
-        dnf("downgrade cmonhachk");
-        version(env!("CARGO_PKG_VERSION"));
-        dnf("reinstall cmonhachk");
-    });
-    assert_eq!(node.socket(), socket, "it was not closed");
-    node.run("systemctl disable --now cmonhachk.socket");
-    dnf("install ./cmonhachk-9.9.9-1.*.rpm");
-    version("9.9.9");
-    assert!(node.serves().ends_with("inactive disabled"), "{}", node.serves());
-    node.run("systemctl enable --now cmonhachk.socket");
-
-    let xinetd = node.run("pgrep --exact xinetd");
-    hands_over(&node, "dnf", || {
-        dnf("install cmonhachk-xinetd");
-        wait_until("xinetd has the port", || node.serves() == SERVED_BY_XINETD);
-        dnf("remove cmonhachk-xinetd");
-        wait_until("systemd has the port", || node.serves() == SERVED);
-    });
-    assert_eq!(node.run("pgrep --exact xinetd"), xinetd);
-    node.run("systemctl stop xinetd");
-    dnf("install cmonhachk-xinetd");
-    wait_until("xinetd was started", || node.serves() == SERVED_BY_XINETD);
-    // The other package, which needs this one, goes with it.
-    dnf("remove cmonhachk");
-    assert_eq!(node.systemd.curl(), "");
-    // Only what the manual names stays.
-    assert_eq!(
-        node.differences(&before),
-        ["/var/lib/cmonhachk", "/var/lib/cmonhachk/.s9s"]
-    );
-    nothing_runs(&node);
-}
-
-#[test]
-fn firewalld_opens_what_the_check_and_the_front_need_and_works_without_the_package() {
-    let node = Node::boot("trixie");
-    node.install("firewalld");
-    node.run(&format!("rpm --install --nodeps {RPM}"));
-    // This thread is another host.
-    unshare(CloneFlags::CLONE_NEWNET).unwrap();
-    let pid = node.systemd.first_process().unwrap();
-    ip(&format!("link add outside type veth peer name eth1 netns {pid}"));
-    ip("address add 10.0.0.200/24 dev outside");
-    ip("link set outside up");
-    node.run("ip address add 10.0.0.101/24 dev eth1; ip link set eth1 up");
-    let reaches = |port: u16| match TcpStream::connect((Ipv4Addr::new(10, 0, 0, 101), port)) {
-        Err(error) if error.kind() == ErrorKind::HostUnreachable => false,
-        Err(error) => error.kind() == ErrorKind::ConnectionRefused || panic!("{port}: {error}"),
-        Ok(_) => true,
-    };
-    let opens = |expected: [bool; 4]| assert_eq!([9201, 81, 9600, 82].map(reaches), expected);
-    let mut receiver = Command::new("nsenter");
-    receiver.arg(format!("--net=/proc/{pid}/ns/net"));
-    receiver
-        .args(["socat", "-u", "IP4-RECVFROM:112", "-"])
-        .stdout(Stdio::piped());
-    let mut receiver = Daemon(receiver.spawn().unwrap());
-    let sends_vrrp = |text: &str| {
-        let send = format!("echo {text} | socat -u - IP4-SENDTO:10.0.0.101:112");
-        Command::new("sh").args(["-c", &send]).status().unwrap();
-    };
-    wait_until("somebody receives VRRP", || {
-        !node.run("ss -Hlw 'sport = 112'").is_empty()
-    });
-    opens([false; 4]);
-    sends_vrrp("refused");
-
-    let open = format!("set -e\n{}", commands("firewall-cmd --permanent --add-service"));
-    // firewalld needs a moment to find the new files.
-    wait_until("firewalld knows the services", || {
-        node.systemd.output(&open).status.success()
-    });
-    opens([true, true, true, false]);
-    wait_until("VRRP passes", || {
-        sends_vrrp("accepted");
-        receiver.0.try_wait().unwrap().is_some()
-    });
-    let mut received = Vec::new();
-    receiver.0.stdout.take().unwrap().read_to_end(&mut received).unwrap();
-    assert!(received.ends_with(b"accepted\n"), "{received:?}");
-
-    // firewalld refuses a zone with a service that it does not know, and a rule that loses its service opens all.
-    node.run(
-        "firewall-cmd --permanent --add-rich-rule 'rule family=ipv4 source address=10.0.0.200 service name=cmonhachk accept'
-         firewall-cmd --reload; rpm --erase cmonhachk",
-    );
-    node.run("firewall-cmd --check-config; firewall-cmd --reload");
-    opens([false; 4]);
-
-    // The same where firewalld does not run. What an administrator has in other files stays as it is.
-    node.run(&format!("rpm --install --nodeps {RPM}"));
-    wait_until("firewalld knows the services", || {
-        node.systemd.output(&open).status.success()
-    });
-    node.write("/etc/firewalld/zones/own.xml", OWN_ZONE);
-    node.run("systemctl stop firewalld; rpm --erase cmonhachk; firewall-offline-cmd --check-config");
-    assert_eq!(node.run("cat /etc/firewalld/zones/own.xml"), OWN_ZONE);
-    assert_eq!(
-        node.run("grep --recursive --include=*.xml cmonhachk /etc/firewalld || true"),
-        ""
-    );
-    node.run("systemctl start firewalld");
-    opens([false; 4]);
-}
-
-/// A zone that has nothing of ours, as its administrator wrote it.
-const OWN_ZONE: &str =
-    "<zone>\n  <!-- the office -->\n  <source address=\"192.168.7.0/24\"/> <service name=\"ssh\"/>\n</zone>\n";
 
 #[test]
 fn a_removal_while_checks_run_leaves_no_failed_unit() {
