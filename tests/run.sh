@@ -5,7 +5,8 @@
 #
 #     quick   formatting, and tests that need no daemon (with cargo: unit tests): under a minute once built
 #     lint    formatting, clippy, the documentation, shellcheck
-#     package the packages are the same bytes when built twice, and lintian and rpmlint accept them
+#     package the packages are the same bytes when built twice, lintian and rpmlint accept them, and a change has a new
+#             version (tests/changelog.sh)
 #     suite   unit, property and end-to-end tests, in parallel
 #     alone   the tests that keep all processors busy or measure, one at a time
 #     demo    deploy/demo.sh shows what it should
@@ -36,7 +37,7 @@ done
 needs_root
 provide curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount \
     ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap mkfs.ext4:e2fsprogs \
-    fsfreeze:util-linux mandoc:mandoc man:man-db lintian:lintian rpmlint:rpmlint rpm:rpm pip3:python3-pip
+    fsfreeze:util-linux git:git mandoc:mandoc man:man-db lintian:lintian rpmlint:rpmlint rpm:rpm pip3:python3-pip
 # openbsd-inetd and xinetd cannot both be installed, so openbsd-inetd is only unpacked. These are the
 # libraries that it needs.
 inetd=target/tools/openbsd-inetd
@@ -94,6 +95,7 @@ lint() {
 
 package() {
     local made listed said
+    tests/changelog.sh
     made=$(sha256sum target/dist/*.deb target/dist/*.rpm)
     listed=$(deploy/package.sh)
     sha256sum --check --quiet <<<"$made" || fail "the packages are not the same bytes twice"

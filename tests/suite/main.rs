@@ -3,6 +3,7 @@
 
 mod alone;
 mod cache;
+mod changelog;
 mod client;
 mod cluster;
 mod command_line;
