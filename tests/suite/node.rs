@@ -134,10 +134,13 @@ impl Node {
         self.run("ss --listening --tcp --extended 'sport = 9201' | grep --only-matching 'ino:[0-9]*'")
     }
 
-    /// The listener runs the program that was installed last.
+    /// Waits until the listener runs the program that was installed last: systemd starts it a moment before that.
     pub fn answers_from_the_installed_program(&self) {
         let listener = "/proc/$(systemctl show --property MainPID --value cmonhachk.service)/exe";
-        self.run(&format!("test {listener} -ef /usr/sbin/cmonhachk"));
+        let is_installed = format!("test {listener} -ef /usr/sbin/cmonhachk");
+        wait_until("the listener runs the installed program", || {
+            self.systemd.output(&is_installed).status.success()
+        });
     }
 
     pub fn files(&self) -> BTreeSet<String> {
