@@ -93,6 +93,11 @@ impl Node {
         self.run(&apt_get_install(packages))
     }
 
+    /// Installs a package's file without apt, which takes four times as long.
+    pub fn install_file(&self, package: &str) -> String {
+        self.run(&format!("dpkg --install {package}"))
+    }
+
     /// Makes packages of another version, in /opt.
     pub fn make_version(&self, version: &str, kind: &str) {
         make_version(&self.systemd, version, kind);

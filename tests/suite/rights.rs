@@ -8,6 +8,14 @@ use crate::packages::commands;
 
 const LOCK: &str = "/run/cmonhachk/lock";
 
+#[test]
+fn the_check_has_a_user_of_its_own_and_no_other_rights() {
+    let node = node();
+    the_check_and_s9s_run_as_a_user_of_their_own_and_share_their_verdicts(&node);
+    what_the_user_has_no_right_to_is_the_reason_and_explained(&node);
+    a_check_on_the_command_line_is_the_services_as_its_user_and_in_nobodys_way_as_root(&node);
+}
+
 fn node() -> Node {
     let node = Node::boot("bookworm");
     node.run("echo login >/opt/cluster/behaviour; touch /opt/cluster/runs; chmod 666 /opt/cluster/runs");
@@ -19,9 +27,7 @@ fn node() -> Node {
     node
 }
 
-#[test]
-fn the_check_and_s9s_run_as_a_user_of_their_own_and_share_their_verdicts() {
-    let node = node();
+fn the_check_and_s9s_run_as_a_user_of_their_own_and_share_their_verdicts(node: &Node) {
     assert_eq!(node.run("cat /opt/cluster/who"), "cmonhachk /var/lib/cmonhachk check\n");
     let rights = format!("stat --format '%a %U %G' {LOCK} /run/cmonhachk");
     assert_eq!(node.run(&rights), "600 cmonhachk cmonhachk\n700 cmonhachk cmonhachk\n");
@@ -49,9 +55,7 @@ fn the_check_and_s9s_run_as_a_user_of_their_own_and_share_their_verdicts() {
     assert_eq!(node.systemd.curl(), LEADER);
 }
 
-#[test]
-fn what_the_user_has_no_right_to_is_the_reason_and_explained() {
-    let node = node();
+fn what_the_user_has_no_right_to_is_the_reason_and_explained(node: &Node) {
     for (file, mode, reason) in [
         ("/etc/default/cmon", "600", "defaults-unreadable"),
         ("/usr/local/bin/s9s", "744", "s9s-not-executable"),
@@ -69,9 +73,7 @@ fn what_the_user_has_no_right_to_is_the_reason_and_explained() {
     }
 }
 
-#[test]
-fn a_check_by_hand_is_the_services_as_its_user_and_in_nobodys_way_as_root() {
-    let node = node();
+fn a_check_on_the_command_line_is_the_services_as_its_user_and_in_nobodys_way_as_root(node: &Node) {
     let text = node.run(&commands("runuser -u cmonhachk"));
     assert!(
         text.contains("verdict: leader\n") && text.contains("HAProxy is told 200: "),
