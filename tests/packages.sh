@@ -35,7 +35,7 @@ provide() {
 installation='
     fresh=
     for package; do
-        state=$(dpkg-query --show --format "\${db:Status-Status}" "$package" 2>/dev/null) || true
+        state=$(dpkg-query --show --showformat "\${db:Status-Status}" "$package" 2>/dev/null) || true
         [ "$state" = installed ] || fresh="$fresh $package"
     done
     # This file stops daemons from starting (Debian policy, section 9.3.3.1). An existing one stays.
