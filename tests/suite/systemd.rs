@@ -56,6 +56,8 @@ const PREPARE: &str = r#"
     cp "$2/deploy/systemd/sysusers.conf" usr/lib/sysusers.d/cmonhachk.conf
     cp "$2/deploy/systemd/tmpfiles.conf" usr/lib/tmpfiles.d/cmonhachk.conf
     rm -f etc/xinetd.d/cmonhachk
+    # Each installation would index all manual pages of this machine.
+    rm -f var/lib/man-db/auto-update
     cp "$3" usr/sbin/cmonhachk
     cp "$2/tests/sim/s9s" usr/local/bin/s9s
     cp "$1/controllers" opt/cluster
