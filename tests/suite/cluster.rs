@@ -1,14 +1,12 @@
 //! A simulated cluster and its nodes, for the other tests.
 
 use std::cell::Cell;
-use std::env;
 use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+pub use crate::built::binary;
 pub use crate::client::{
     Client, ask, ask_from, connect, connect_from, exits, is_closed, receive, requesting, try_connect,
     wait_until_all_but_one_wait,
@@ -255,18 +254,6 @@ impl Node<'_> {
 
 pub fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The binary under test: the one that `TESTED_BINARY` names, else that of deploy/build.sh, else cargo's
-/// own. Cargo's has additional features of our dependencies, because the tests need these.
-pub fn binary() -> &'static str {
-    static BINARY: LazyLock<String> = LazyLock::new(|| {
-        let built = project().join("target/dist/cmonhachk");
-        let built = built.is_file().then(|| built.to_str().unwrap().to_string());
-        let named = env::var("TESTED_BINARY").ok().or(built);
-        named.unwrap_or_else(|| env!("CARGO_BIN_EXE_cmonhachk").to_string())
-    });
-    &BINARY
 }
 
 pub fn simulated_s9s() -> PathBuf {

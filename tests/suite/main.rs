@@ -2,6 +2,7 @@
 //! curl and genhash are the real ones; only s9s is simulated (tests/sim/s9s).
 
 mod alone;
+mod built;
 mod cache;
 mod changelog;
 mod client;

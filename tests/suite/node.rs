@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
+use crate::built;
 use crate::cluster::{AtEnd, Folder, GET, LEADER, project, wait_until};
 use crate::systemd::Systemd;
 use crate::versions::root;
@@ -60,6 +61,7 @@ pub struct Node {
 
 impl Node {
     pub fn boot(suite: &str) -> Node {
+        built::packages();
         let root = root(suite);
         let folder = Folder::new();
         let prepare = format!("set -- {}\n{PREPARE}", project().display());

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use crate::built;
 use crate::cluster::{Cluster, GET, binary, connect, in_namespaces, project, unknown};
 
 #[test]
@@ -47,12 +48,10 @@ fn kind(program: &[u8]) -> (bool, bool) {
 #[test]
 fn the_binary_of_every_processor_is_static_and_position_independent() {
     assert_eq!(kind(&fs::read(binary()).unwrap()), (true, false));
-    for processor in ["amd64", "arm64"] {
-        let package = format!("cmonhachk_{}_{processor}.deb", env!("CARGO_PKG_VERSION"));
-        let package = project().join("target/dist").join(package);
-        if package.exists() {
+    for package in built::packages() {
+        if package.extension().is_some_and(|kind| kind == "deb") && !package.to_str().unwrap().ends_with("_all.deb") {
             let unpack = "dpkg-deb --fsys-tarfile \"$0\" | tar --extract --to-stdout ./usr/sbin/cmonhachk";
-            let program = Command::new("sh").args(["-c", unpack]).arg(&package).output().unwrap();
+            let program = Command::new("sh").args(["-c", unpack]).arg(package).output().unwrap();
             assert_eq!(kind(&program.stdout), (true, false), "{}", package.display());
         }
     }

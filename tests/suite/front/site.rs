@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::Pid;
 
+use crate::built;
 use crate::cluster::{AtEnd, Cluster, Daemon, PATIENCE, controllers, wait_until};
 pub use crate::failover::NAMES;
 use crate::failover::Ui;
@@ -99,6 +100,7 @@ impl Node {
     /// Boots it, and installs the package.
     pub fn boot(network: &Network, name: &'static str, versions: &Versions) -> Node {
         let number = 100 + name[4..].parse::<u8>().unwrap();
+        built::packages();
         let cluster = Cluster::new();
         cluster.leads("10.0.0.102");
         let systemd = Systemd::boot_on(&cluster, &versions.root(), &versions.prepare());
