@@ -275,6 +275,7 @@ fn a_repair_needs_no_other_node_and_a_new_setting_does(site: &Site) {
     ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
+    assert!(!shown.contains("Reloads keepalived.service"), "{shown}");
     assert!(shown.ends_with("\n1\n"), "{shown}");
     assert_eq!(node.state(), state);
     let status = node.front("--status");
