@@ -307,6 +307,19 @@ impl Site {
     }
 }
 
+impl Drop for Site {
+    /// A failed test shows what keepalived did on each node.
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        for node in &self.nodes {
+            let journal = node.run("journalctl --unit keepalived --no-pager --no-hostname --output short-precise | tail -n 60");
+            eprintln!("keepalived on {}:\n{journal}", node.name);
+        }
+    }
+}
+
 pub fn is_open(session: &TcpStream) -> bool {
     session.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     // An open session is neither closed nor reset, but has nothing to read.
