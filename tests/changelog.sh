@@ -13,7 +13,7 @@ changelog=deploy/package/changelog
 
 # What decides about the bytes of the packages.
 packaged=(Cargo.toml Cargo.lock LICENSE README.md src deploy
-    ':!deploy/demo.sh' ':!deploy/failover.svg' ':!deploy/package/rpmlint.toml')
+    ':!src/decisions.md' ':!deploy/demo.sh' ':!deploy/failover.svg' ':!deploy/package/rpmlint.toml')
 
 say() { echo "changelog: $*" >&2; }
 fail() { say "$@" && exit 1; }

@@ -20,7 +20,7 @@ pub fn binary() -> &'static str {
     static BINARY: LazyLock<String> = LazyLock::new(|| {
         let named = env::var_os("TESTED_BINARY").map(PathBuf::from);
         let program = named.unwrap_or_else(|| project().join("target/dist/cmonhachk"));
-        expect_current(&[program.clone()], PROGRAM, "deploy/build.sh");
+        expect_current(std::slice::from_ref(&program), PROGRAM, "deploy/build.sh");
         program.into_os_string().into_string().unwrap()
     });
     &BINARY

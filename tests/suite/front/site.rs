@@ -314,7 +314,8 @@ impl Drop for Site {
             return;
         }
         for node in &self.nodes {
-            let journal = node.run("journalctl --unit keepalived --no-pager --no-hostname --output short-precise | tail -n 60");
+            let journal =
+                node.run("journalctl --unit keepalived --no-pager --no-hostname --output short-precise | tail -n 60");
             eprintln!("keepalived on {}:\n{journal}", node.name);
         }
     }
