@@ -3,7 +3,8 @@
 //! Everything beside the lock file is believed, so nobody else may write there: the folder belongs to the check's
 //! user, and no other user can write to it.
 
-use std::fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -70,16 +71,23 @@ pub(super) fn open(lock_file: &Path) -> Result<File> {
         "user {} cannot write into its folder",
         Uid::effective()
     );
-    let file = OpenOptions::new()
-        .read(true)
+    let mut how = OpenOptions::new();
+    how.read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         // A FIFO or a device in its place must neither block nor become the controlling terminal.
-        .custom_flags(O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
-        .open(lock_file)
-        .context("it cannot be opened")?;
+        .custom_flags(O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+    let file = match how.open(lock_file) {
+        // The service may have run as another user before, whose file is still in this user's folder.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            let _ = fs::remove_file(lock_file);
+            how.open(lock_file)
+        }
+        opened => opened,
+    };
+    let file = file.context("it cannot be opened")?;
     let meta = file.metadata().context("it cannot be examined")?;
     ensure!(meta.is_file(), "it is not a regular file");
     Ok(file)

@@ -151,6 +151,17 @@ fn the_second_user_of_a_lock_file_changes_nothing_of_the_first_ones() {
 }
 
 #[test]
+fn a_lock_file_that_a_former_user_has_left_is_replaced() {
+    let cluster = Cluster::for_any_user();
+    let node = in_a_folder(&cluster, 65534, 0o700);
+    fs::write(&node.lock, "").unwrap();
+    fs::set_permissions(&node.lock, Permissions::from_mode(0o600)).unwrap();
+    let check = requesting(&mut node.command_of_nobody(), GET);
+    assert_eq!(check.answer(), LEADER);
+    assert_eq!(fs::metadata(&node.lock).unwrap().uid(), 65534);
+}
+
+#[test]
 fn a_check_on_the_command_line_makes_no_file() {
     let cluster = Cluster::new();
     let folder = cluster.folder.join("service");
