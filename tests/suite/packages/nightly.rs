@@ -25,7 +25,7 @@ const STAND_IN: &str = "{name: stand-in, arch: all, version: 1.0.0, provides: [s
 
 #[test]
 fn dnf_installs_upgrades_downgrades_and_removes_the_same() {
-    let node = Node::boot("trixie");
+    let node = Node::boot("trixie-rpm");
     // Remove what makes this a Debian to the scripts. dpkg has installed what the packages need.
     node.install("xinetd");
     node.run("rm /usr/bin/deb-systemd-* /usr/sbin/invoke-rc.d");
@@ -105,7 +105,7 @@ fn dnf_installs_upgrades_downgrades_and_removes_the_same() {
 
 #[test]
 fn firewalld_opens_what_the_check_and_the_front_need_and_works_without_the_package() {
-    let node = Node::boot("trixie");
+    let node = Node::boot("trixie-rpm");
     node.install("firewalld");
     node.run(&format!("rpm --install --nodeps {RPM}"));
     // This thread is another host.
