@@ -2,6 +2,7 @@
 //! and .config/nextest.toml a profile.
 
 pub mod chaos;
+mod crowd;
 mod failover;
 mod flood;
 mod history;

@@ -22,14 +22,19 @@ use crate::syslog::{Log, logging};
 /// A listener to which a super-server has lent its socket.
 pub struct Lent {
     listener: Daemon,
-    pub address: SocketAddrV4,
+    address: SocketAddrV4,
     /// The super-server's own descriptor.
     socket: TcpListener,
 }
 
 /// Lends a socket to the command, as cmonhachk.socket does.
-pub fn lend(command: &mut Command) -> Lent {
-    let socket = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+fn lend(command: &mut Command) -> Lent {
+    lend_on(0, command)
+}
+
+/// The same on this port.
+pub fn lend_on(port: u16, command: &mut Command) -> Lent {
+    let socket = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap();
     socket::listen(&socket, Backlog::MAXALLOWABLE).unwrap();
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, socket.local_addr().unwrap().port());
     let listener = with_socket(command, socket.try_clone().unwrap().into());
@@ -531,7 +536,7 @@ fn its_checks_hold_back_the_signals_that_it_was_started_with_and_no_others() {
 }
 
 /// Starts a listener of its own, and waits until its port is served.
-fn listen(command: &mut Command, address: SocketAddr) -> Daemon {
+pub fn listen(command: &mut Command, address: SocketAddr) -> Daemon {
     let listener = Daemon(command.args(["--listen", &address.to_string()]).spawn().unwrap());
     let mut local = address;
     if address.ip().is_unspecified() {
