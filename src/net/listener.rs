@@ -25,9 +25,12 @@ use crate::os::clock::Instant;
 use crate::os::signals::{self, by_default};
 use crate::os::syslog;
 
-/// How many connections are accepted in a turn. Only then the places of the checks that have ended are free again:
-/// a crowd that comes back at once gets its share once in a turn.
-const TURN: usize = 1000;
+/// How many connections are accepted in a turn. After it, the places of the checks that have ended are free again.
+const TURN: usize = 10;
+
+/// The same when places are scarce: a crowd that comes back at once gets its share once in a turn. Else it would be
+/// served as fast as the processors can, and everybody waits for that.
+const LONG_TURN: usize = 1000;
 
 /// How long to wait where the system has no room for another descriptor, in milliseconds.
 const NO_ROOM: u16 = 50;
@@ -84,7 +87,8 @@ pub fn serve_all(socket: impl FnOnce() -> io::Result<TcpListener>) -> io::Result
             places.take_back(check);
         }
 
-        for _ in 0..TURN {
+        let turn = if places.are_scarce() { LONG_TURN } else { TURN };
+        for _ in 0..turn {
             if places.are_full() {
                 break;
             }

@@ -194,7 +194,7 @@ fn the_units_answer_and_no_burst_of_checks_fails_them_or_piles_them_up() {
     assert_eq!(lock, "700 cmonhachk\n600 cmonhachk\n");
 
     let statuses = systemd.run(
-        "curl --silent --parallel --parallel-max 300 --max-time 60 --write-out '%{http_code}\\n' --output /dev/null \
+        "curl --silent --parallel --parallel-max 150 --max-time 60 --write-out '%{http_code}\\n' --output /dev/null \
          'http://127.0.0.1:9201/[1-300]'",
     );
     assert_eq!(statuses, "200\n".repeat(300));
