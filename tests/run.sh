@@ -162,7 +162,7 @@ versions() {
     run_module keepalived-2.2.8 keepalived
     for haproxy in target/versions/haproxy-*/haproxy; do
         export CMONHACHK_HAPROXY=$PWD/$haproxy
-        for module in failover front alone::history; do run_module "$(basename "${haproxy%/*}")" "$module"; done
+        for module in failover front history::run; do run_module "$(basename "${haproxy%/*}")" "$module"; done
     done
     unset CMONHACHK_KEEPALIVED CMONHACHK_HAPROXY
     printf '%-18s %-16s %s\n' "${table[@]}"

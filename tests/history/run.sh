@@ -2,13 +2,12 @@
 # A history of three nodes, users and faults, recorded and judged. tests/README.md says what is judged.
 #
 #     tests/history/run.sh [--seed N] [--minutes M] [--runs R] [--system NAME] [--haproxy FILE] [--keepalived FILE]
-#     tests/history/run.sh --judge FILE [--draw FROM-TO]
+#     tests/history/run.sh --judge FILE
 #
 # Each run takes M minutes (2), and its faults are drawn from its seed: N for the first (1), then the next
-# number. It leaves target/history/seed-N-NAME.tsv, and a drawing of it beside. With an odd seed, the nodes run
-# this machine's system (here), and with an even one Debian 13 (trixie), unless one of the two is named. FILE is
-# a program of tests/versions.sh, for the system of this machine. --judge judges a recorded file again, and draws
-# it, or only these seconds of it.
+# number. It leaves target/history/seed-N-NAME.tsv. With an odd seed, the nodes run this machine's system (here),
+# and with an even one Debian 13 (trixie), unless one of the two is named. FILE is a program of tests/versions.sh,
+# for the system of this machine. --judge judges a recorded file again, also one of the chaos (suite/alone/chaos.rs).
 # Needs root and the Rust toolchain; installs Debian packages.
 set -euo pipefail
 
@@ -28,7 +27,6 @@ while [ "$#" -gt 0 ]; do
     --haproxy) CMONHACHK_HAPROXY=$(realpath "$2") && export CMONHACHK_HAPROXY ;;
     --keepalived) CMONHACHK_KEEPALIVED=$(realpath "$2") && export CMONHACHK_KEEPALIVED ;;
     --judge) export CMONHACHK_HISTORY_FILE=$2 ;;
-    --draw) export CMONHACHK_HISTORY_PART=${2:-} ;;
     *) fail "usage: see the comment at the start of $0" ;;
     esac
     shift 2
@@ -40,4 +38,4 @@ if [ -z "${CMONHACHK_HISTORY_FILE:-}" ]; then
     deploy/package.sh
     export TESTED_BINARY=$PWD/target/dist/cmonhachk
 fi
-exec cargo test --profile suite --locked --quiet --test suite -- --nocapture --test-threads 1 alone::history::
+exec cargo test --profile suite --locked --quiet --test suite -- --nocapture --test-threads 1 history::run::

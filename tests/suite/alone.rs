@@ -1,11 +1,10 @@
 //! What runs alone: these tests keep all processors busy, or measure. tests/run.sh has a part for them,
 //! and .config/nextest.toml a profile.
 
-pub mod chaos;
+mod chaos;
 mod crowd;
 mod failover;
 mod flood;
-mod history;
 mod load;
 mod queue;
 mod rows;

@@ -1,13 +1,18 @@
-//! The history of a run: three nodes, users who connect all the time, and faults.
+//! The history of a run: what clients saw while faults were caused.
 //!
-//! `plan` draws the faults from a seed, `judge` judges a history by itself, and `picture` draws it.
-//! alone/history.rs makes one.
+//! There are two kinds of run: `run` has three nodes and users, and alone/chaos.rs has one node under xinetd. For
+//! both, `plan` draws the faults from a seed, `cause` causes them, `clients` has the clients of a check, `record`
+//! writes down what happened, and `judge` judges the history by itself.
 
 use std::fmt::Write;
 
+pub mod cause;
+pub mod clients;
+mod faults;
 pub mod judge;
-pub mod picture;
 pub mod plan;
+pub mod record;
+mod run;
 
 pub use crate::failover::NAMES;
 
@@ -22,11 +27,13 @@ pub type Span = (u64, u64);
 ///     fault    the name of the fault, and behind a colon its details
 ///     user     a connection through the address: the node that was reached, or else the error
 ///     session  a user who stays: the node, and how the session ended
-///     check    the answer of the node's check: `leader`, `follower`, `unknown REASON`, or what is wrong
+///     check    a connection to the node's check, in the words of `clients::Outcome`
 ///     login    a run of s9s on the node: `alone` or `beside` another one, and how it behaves
+///     failed   the process of a check ended in a way that no check should
 ///     pause    the machine stood still
 ///     end      all faults were over
 ///     left     what was left at the end
+///     bound    a bound of the judge that is another one in this history: its name and its milliseconds
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub span: Span,
@@ -51,6 +58,13 @@ impl History {
 
     pub fn of(&self, kind: &str) -> impl Iterator<Item = &Entry> {
         self.0.iter().filter(move |entry| entry.kind == kind)
+    }
+
+    /// The bound with this name, if the history has its own.
+    pub fn bound(&self, name: &str) -> Option<u64> {
+        let mut bounds = self.of("bound").filter_map(|bound| bound.text.split_once(' '));
+        let (_, millis) = bounds.find(|(of, _)| *of == name)?;
+        Some(millis.parse().expect("a bound is a number"))
     }
 
     pub fn parse(text: &str) -> History {

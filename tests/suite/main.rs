@@ -30,6 +30,7 @@ mod pauses;
 mod portable;
 mod properties;
 mod rights;
+mod rng;
 mod s9s;
 mod scale;
 mod shells;

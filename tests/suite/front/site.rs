@@ -125,6 +125,17 @@ impl Node {
         node
     }
 
+    /// Boots one that is not connected to others, with the program instead of the packages, and without a UI.
+    pub fn boot_alone(versions: &Versions) -> Node {
+        let cluster = Cluster::new();
+        Node {
+            name: NAMES[0],
+            systemd: Systemd::boot_on(&cluster, &versions.root(), &versions.prepare()),
+            ui: Mutex::default(),
+            _cluster: cluster,
+        }
+    }
+
     /// Starts the UI, unless it runs.
     pub fn starts_ui(&self) {
         let network = format!("/proc/{}/ns/net", self.systemd.first_process().unwrap());

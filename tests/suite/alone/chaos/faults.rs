@@ -1,199 +1,273 @@
-//! The faults: this makes everything go wrong.
+//! The machine that suffers, and what goes wrong on it.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::time::Instant;
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::slice;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Dice;
-use super::accounting::History;
-use super::machine::{Held, Machine, Xinetd, name};
-use crate::cluster::wait_until;
+use super::xinetd::{MANY, Xinetd, descriptors};
+use crate::cluster::PATIENCE;
+use crate::front::site::Node;
+use crate::history::cause::{Place, Repair, STATE, nothing};
+use crate::history::plan::{Deck, Fault};
+use crate::history::record::Recorder;
+use crate::rng::Rng;
+use crate::versions::Versions;
 
-/// Makes everything go wrong.
-pub struct Chaos<'a> {
-    pub machine: &'a Machine<'a>,
-    pub xinetd: Xinetd,
-    pub history: History,
-    pub dice: Dice,
-    pub covered: bool,
+pub const DECK: Deck = Deck {
+    nodes: 1,
+    calm: 1000,
+    tail: 0,
+    step: (0, 60),
+    apart: 0,
+    moves_apart: 0,
+    kinds: &[
+        ("move", "truth", 10, 0, 0),
+        ("s9s slow", "s9s", 4, 30, 200),
+        ("s9s: stray", "s9s", 1, 30, 200),
+        ("s9s: orphan", "s9s", 1, 30, 200),
+        ("s9s: flaky 3", "s9s", 1, 30, 200),
+        ("s9s: colour", "s9s", 1, 30, 200),
+        ("s9s fails: hang", "s9s", 1, 30, 200),
+        ("s9s fails: stubborn", "s9s", 1, 30, 200),
+        ("s9s fails: crash", "s9s", 1, 30, 200),
+        ("s9s fails: flood", "s9s", 1, 30, 200),
+        ("s9s fails: flood-errors", "s9s", 1, 30, 200),
+        ("s9s fails: fail 5 Connection refused.", "s9s", 1, 30, 200),
+        ("s9s fails: print /opt/cluster/garbage", "s9s", 1, 30, 200),
+        ("s9s missing", "program", 3, 30, 300),
+        ("s9s missing: a text", "program", 3, 30, 300),
+        ("s9s killed", "runs", 10, 0, 0),
+        ("checks killed", "checks", 18, 0, 0),
+        ("xinetd restarted", "xinetd", 2, 0, 0),
+        ("xinetd reloaded", "xinetd", 2, 0, 0),
+        ("few instances", "xinetd", 1, 200, 1000),
+        ("few descriptors", "descriptors", 3, 50, 500),
+        ("few processes", "processes", 3, 50, 500),
+        ("disk read-only", "disk", 2, 50, 300),
+        ("disk full", "disk", 2, 50, 300),
+    ],
+};
+
+/// All files that may be in the simulated cluster's folder at the end.
+const CLUSTER: [&str; 6] = [
+    "behaviour",
+    "controllers",
+    "garbage",
+    "runs",
+    "service.log",
+    "xinetd.log",
+];
+
+/// xinetd instead of systemd, and a small disk of the check's own for its state.
+const PREPARE: &str = "
+    systemctl stop cmonhachk.socket cmonhachk.service
+    mv /usr/local/bin/s9s /opt/s9s
+    ln -s /opt/s9s /usr/local/bin/s9s
+    rm -f /run/cmonhachk/*
+    mount -t tmpfs -o size=64k,mode=700,uid=$(id -u cmonhachk),gid=$(id -g cmonhachk) tmpfs /run/cmonhachk";
+
+pub struct Machine {
+    node: Node,
+    xinetd: Mutex<Xinetd>,
+    /// The clients whose checks were killed.
+    pub killed: Mutex<BTreeSet<Ipv4Addr>>,
 }
 
-impl Chaos<'_> {
-    pub fn lead(&mut self, leads: bool) {
-        let before = Instant::now();
-        self.machine
-            .cluster
-            .leads(if leads { "10.0.0.101" } else { "10.0.0.102" });
-        self.history.leads.push((before, Instant::now(), leads));
-    }
-
-    /// Puts the simulated s9s, a file that cannot be executed, or nothing in s9s's place.
-    fn install(&self, what: &str) {
-        let folder = &self.machine.cluster.folder;
-        match what {
-            "sim" => {
-                let draft = folder.join("s9s.draft");
-                let _ = fs::remove_file(&draft);
-                symlink(folder.join("sim"), &draft).unwrap();
-                fs::rename(draft, folder.join("s9s")).unwrap();
-            }
-            "text" => {
-                folder.write("s9s", "#!/bin/sh\n");
-                fs::set_permissions(folder.join("s9s"), Permissions::from_mode(0o644)).unwrap();
-            }
-            _ => drop(fs::remove_file(folder.join("s9s"))),
+impl Machine {
+    pub fn boot() -> Machine {
+        let node = Node::boot_alone(&Versions::usual());
+        node.run(PREPARE);
+        Xinetd::install(&node);
+        fs::write(node.systemd.root().join("opt/cluster/garbage"), Rng(1).bytes(5000)).unwrap();
+        Machine {
+            xinetd: Mutex::new(Xinetd::start(&node, MANY)),
+            node,
+            killed: Mutex::default(),
         }
     }
 
-    /// Makes the disk of the lock file read-only, full, or as it was.
-    fn disk(&mut self, what: &str) {
-        let locks = self.machine.locks.to_str().unwrap();
-        if self.covered {
-            self.machine.run("umount", &["--lazy", locks]);
-            self.covered = false;
-        }
-        let disk = self.machine.disk();
-        let _ = fs::remove_file(disk.join("ballast"));
-        match what {
-            // Mounted over the real disk, which cannot become read-only while checks write to it.
-            "read-only" => {
-                self.machine.run("mount", &["-t", "tmpfs", "-o", "ro", "tmpfs", locks]);
-                self.covered = true;
-            }
-            "full" => {
-                // An existing lock file would stay usable on a full disk.
-                let _ = fs::remove_file(disk.join("lock"));
-                let _ = fs::write(disk.join("ballast"), vec![0; 1024 * 1024]);
-            }
-            _ => {}
-        }
+    pub fn node(&self) -> &Node {
+        &self.node
     }
 
-    /// Kills some processes of checks: the checks themselves, or what they have started. It spares what
-    /// a killed check has left, because that must end by itself.
-    fn kill(&mut self, checks: bool, limit: usize) {
-        let pids = self.machine.cluster.processes();
-        let mut victims: Vec<Held> = pids.into_iter().filter_map(Held::new).collect();
-        let killed = |victim: &Held| {
-            let client = victim.variable("REMOTE_HOST");
-            client.is_some_and(|client| self.history.killed.contains(&client.parse().unwrap()))
-        };
-        victims.retain(|victim| victim.is_check() == checks && !killed(victim));
-        for _ in 0..limit.min(victims.len()) {
-            let victim = victims.swap_remove(self.dice.below(victims.len()));
-            let Some(client) = victim.variable("REMOTE_HOST") else {
-                continue;
-            };
-            if checks {
-                self.history.killed.insert(client.parse().unwrap());
-            }
-            victim.kill();
-        }
+    /// The processes of checks: the checks themselves, or what they have started.
+    fn processes(&self, are_checks: bool) -> Vec<Pid> {
+        let xinetd = self.xinetd.lock().unwrap().pid;
+        let mut pids = self.node.processes_of("xinetd");
+        pids.retain(|pid| *pid != xinetd && is_check(*pid) == are_checks);
+        pids
     }
 
-    fn restart_xinetd(&mut self, instances: usize) {
-        let before = Instant::now();
-        let xinetd = Held::new(self.xinetd.pid).unwrap();
+    pub fn checks(&self) -> Vec<Pid> {
+        self.processes(true)
+    }
+
+    fn behave(&self, how: &str) -> Repair<'_> {
+        self.node.behaves(how);
+        Box::new(|| self.node.behaves("list"))
+    }
+
+    /// Puts nothing, or a file that cannot be executed, in the place of s9s.
+    fn lose_s9s(&self, instead: &str) -> Repair<'_> {
+        self.node.run(&format!("rm /usr/local/bin/s9s; {instead}"));
+        Box::new(|| drop(self.node.run("ln -sf /opt/s9s /usr/local/bin/s9s")))
+    }
+
+    /// Kills some processes. It spares what a killed check has left, because that must end by itself.
+    fn kill_some(&self, are_checks: bool, seed: u64) -> Repair<'static> {
+        let mut victims: Vec<(Pid, Ipv4Addr)> = self
+            .processes(are_checks)
+            .into_iter()
+            .filter_map(|pid| Some((pid, client_of(pid)?)))
+            .collect();
+        let mut killed = self.killed.lock().unwrap();
+        victims.retain(|(_, client)| !killed.contains(client));
+        let mut rng = Rng(seed);
+        for _ in 0..victims.len().min(1 + rng.below(3)) {
+            let (pid, client) = victims.swap_remove(rng.below(victims.len()));
+            if are_checks {
+                killed.insert(client);
+            }
+            // It may have ended by now.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        nothing()
+    }
+
+    fn restart_xinetd(&self, recorder: &Recorder, instances: usize) {
+        let mut xinetd = self.xinetd.lock().unwrap();
+        let before = recorder.now();
         xinetd.kill();
-        wait_until("xinetd is gone", || !name(self.xinetd.pid).contains("xinetd"));
-        self.xinetd = Xinetd::start(self.machine, instances);
-        self.history.without_xinetd.push((before, self.xinetd.started));
+        *xinetd = Xinetd::start(&self.node, instances);
+        recorder.add((before, recorder.now()), "fault", Some(0), "xinetd killed");
     }
 
-    /// Makes xinetd read its service file again; it needs descriptors for that.
-    fn reload_xinetd(&mut self) {
-        self.xinetd.limit(None, None);
-        let log = self.machine.cluster.folder.join("xinetd.log");
-        let reloads = || fs::read_to_string(&log).unwrap().matches("Reconfigured:").count();
-        let before = reloads();
-        kill(Pid::from_raw(self.xinetd.pid.cast_signed()), Signal::SIGHUP).unwrap();
-        wait_until("xinetd has read its files again", || reloads() > before);
+    fn limit(&self, limit: impl Fn(&Xinetd), lift: impl Fn(&Xinetd) + 'static) -> Repair<'_> {
+        limit(&self.xinetd.lock().unwrap());
+        Box::new(move || lift(&self.xinetd.lock().unwrap()))
     }
 
-    pub fn event(&mut self) {
-        let cluster = self.machine.cluster;
-        let garbage = cluster.folder.join("garbage").display().to_string();
-        let event = match self.dice.below(100) {
-            0..30 => {
-                let behaviours = [
-                    "list",
-                    "list",
-                    "list",
-                    "slow 0.2",
-                    "slow 0.4",
-                    "slow 1",
-                    "hang",
-                    "crash",
-                    "flood",
-                    "flood-errors",
-                    "stray",
-                    "stubborn",
-                    "orphan",
-                    "flaky 3",
-                    "fail 5 Connection refused.",
-                    "colour",
-                ];
-                match self.dice.below(behaviours.len() + 1) {
-                    0 => cluster.behaves(&format!("print {garbage}")),
-                    other => cluster.behaves(behaviours[other - 1]),
-                }
-                "s9s behaves in another way"
-            }
-            30..38 => {
-                let what = ["sim", "sim", "text", "nothing"][self.dice.below(4)];
-                self.install(what);
-                "s9s is another program"
-            }
-            38..48 => {
-                let leads = self.dice.below(2) == 0;
-                self.lead(leads);
-                "the leader is another one"
-            }
-            48..66 => {
-                let limit = 1 + self.dice.below(3);
-                self.kill(true, limit);
-                "checks are killed"
-            }
-            66..76 => {
-                let limit = 1 + self.dice.below(3);
-                self.kill(false, limit);
-                "s9s is killed"
-            }
-            76..79 => {
-                let instances = [1500, 1500, 1500, 12][self.dice.below(4)];
-                self.restart_xinetd(instances);
-                "xinetd is killed"
-            }
-            79..81 => {
-                self.reload_xinetd();
-                "xinetd reads its files again"
-            }
-            81..90 => {
-                let what = ["fine", "fine", "read-only", "full"][self.dice.below(4)];
-                self.disk(what);
-                "the disk is in another state"
-            }
-            _ => {
-                let descriptors = self.dice.below(9);
-                let processes = self.dice.below(25);
-                let (few, fewer) = (self.dice.below(3) == 0, self.dice.below(3) == 0);
-                self.xinetd
-                    .limit(few.then_some(descriptors), fewer.then_some(processes));
-                "other limits hold"
-            }
-        };
-        *self.history.count.entry(event).or_default() += 1;
+    /// Mounted over the real disk, which cannot become read-only while checks write to it.
+    fn cover_disk(&self) -> Repair<'_> {
+        let user = "uid=$(id -u cmonhachk),gid=$(id -g cmonhachk)";
+        self.node
+            .run(&format!("mount -t tmpfs -o ro,mode=700,{user} tmpfs /run/cmonhachk"));
+        Box::new(|| drop(self.node.run("umount --lazy /run/cmonhachk")))
     }
 
-    /// Repairs everything.
-    pub fn end(&mut self) {
-        self.machine.cluster.behaves("list");
-        self.install("sim");
-        self.disk("fine");
-        self.restart_xinetd(1500);
-        self.lead(true);
+    /// An existing lock file would stay usable on a full disk.
+    fn fill_disk(&self) -> Repair<'_> {
+        self.node
+            .run("rm -f /run/cmonhachk/lock; cat /dev/zero >/run/cmonhachk/ballast");
+        Box::new(|| drop(self.node.run("rm -f /run/cmonhachk/ballast")))
     }
+
+    /// The processes that are still there after a while.
+    fn processes_left(&self) -> Vec<String> {
+        let start = Instant::now();
+        loop {
+            // What s9s has left of itself may sleep, if the check that would have killed it was killed.
+            let left = self.node.run(
+                "ps -o pid=,stat=,comm= -u cmonhachk \
+                 --pid $(paste -sd, /sys/fs/cgroup/system.slice/xinetd.service/cgroup.procs) | grep -v ' sleep$'",
+            );
+            let left: Vec<String> = left.lines().map(str::to_string).collect();
+            if left.len() == 1 || start.elapsed() > PATIENCE {
+                return left.into_iter().filter(|line| !line.ends_with(" xinetd")).collect();
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Place for Machine {
+    fn nodes(&self) -> &[Node] {
+        slice::from_ref(&self.node)
+    }
+
+    fn cause<'a>(&'a self, fault: &'a Fault, recorder: &'a Recorder) -> Repair<'a> {
+        let [number, ..] = fault.numbers;
+        match fault.what {
+            "s9s slow" => self.behave(&format!("slow {}", number as f64 / 1000.)),
+            "s9s missing" => self.lose_s9s(""),
+            "s9s missing: a text" => self.lose_s9s("echo text >/usr/local/bin/s9s"),
+            "s9s killed" => self.kill_some(false, number),
+            "checks killed" => self.kill_some(true, number),
+            "xinetd restarted" => {
+                self.restart_xinetd(recorder, MANY);
+                nothing()
+            }
+            "xinetd reloaded" => {
+                self.xinetd.lock().unwrap().reload(&self.node);
+                nothing()
+            }
+            "few instances" => {
+                self.restart_xinetd(recorder, 12);
+                Box::new(|| self.restart_xinetd(recorder, MANY))
+            }
+            "few descriptors" => self.limit(
+                |xinetd| xinetd.limit_descriptors(number as usize % 9),
+                |xinetd| xinetd.limit("nofile", 4096),
+            ),
+            "few processes" => self.limit(
+                |xinetd| xinetd.limit("nproc", number as usize % 25),
+                |xinetd| xinetd.limit("nproc", 4096),
+            ),
+            "disk read-only" => self.cover_disk(),
+            "disk full" => self.fill_disk(),
+            what => {
+                let (_, how) = what.split_once(": ").expect("how s9s behaves");
+                self.behave(how)
+            }
+        }
+    }
+
+    fn left(&self) -> Vec<(usize, String)> {
+        let mut left = self.processes_left();
+        let xinetd = self.xinetd.lock().unwrap();
+        // xinetd may have had its service file open when its descriptors were counted at its start.
+        let open = descriptors(xinetd.pid);
+        if open > xinetd.descriptors {
+            left.push(format!(
+                "{open} descriptors of xinetd, and {} at its start",
+                xinetd.descriptors
+            ));
+        }
+        let files = |folder: &str| self.node.run(&format!("ls -A {folder}"));
+        // The draft of a check that was killed while it published; the next check replaces it.
+        let is_known = |file: &&str| STATE.contains(file) || file.ends_with(".new");
+        left.extend(
+            files("/run/cmonhachk")
+                .lines()
+                .filter(|file| !is_known(file))
+                .map(str::to_string),
+        );
+        left.extend(
+            files("/opt/cluster")
+                .lines()
+                .filter(|file| !CLUSTER.contains(file))
+                .map(str::to_string),
+        );
+        left.into_iter().map(|what| (0, what)).collect()
+    }
+}
+
+fn is_check(pid: Pid) -> bool {
+    let program = fs::read_link(format!("/proc/{pid}/exe"));
+    program.is_ok_and(|program| program.ends_with("cmonhachk"))
+}
+
+/// The client whose check this is, or has started this.
+fn client_of(pid: Pid) -> Option<Ipv4Addr> {
+    let environment = fs::read_to_string(format!("/proc/{pid}/environ")).ok()?;
+    let mut variables = environment.split('\0').filter_map(|text| text.split_once('='));
+    let (_, client) = variables.find(|(name, _)| *name == "REMOTE_HOST")?;
+    client.parse().ok()
 }
