@@ -27,7 +27,8 @@ pub type Span = (u64, u64);
 ///     fault    the name of the fault, and behind a colon its details
 ///     user     a connection through the address: the node that was reached, or else the error
 ///     session  a user who stays: the node, and how the session ended
-///     check    a connection to the node's check, in the words of `clients::Outcome`
+///     check    a connection to the node's check, in the words of `clients::Outcome`; behind `none`, a colon and the
+///              cause, if it is known; behind all others, `, stopped` if the check stood still
 ///     login    a run of s9s on the node: `alone` or `beside` another one, and how it behaves
 ///     failed   the process of a check ended in a way that no check should
 ///     pause    the machine stood still

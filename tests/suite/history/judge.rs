@@ -97,6 +97,16 @@ pub fn judge(history: &History) -> Judgement {
     judge.judgement.into_inner()
 }
 
+/// What a check said, without what is known about its connection.
+fn said(check: &Entry) -> &str {
+    check.text.split(", ").next().unwrap()
+}
+
+/// Whether this is known about its connection.
+fn is(check: &Entry, what: &str) -> bool {
+    check.text.split(", ").skip(1).any(|known| known == what)
+}
+
 struct Judge<'a> {
     history: &'a History,
     max_age: u64,
@@ -290,20 +300,20 @@ impl Judge<'_> {
 
         let longest = TIMEOUT + WATCHDOG + self.busy;
         for check in self.of("check", node) {
-            let role = match check.text.as_str() {
+            let role = match said(check) {
                 "leader" => Some(&leads),
                 "follower" => Some(&follows),
                 _ => None,
             };
-            if let Some(said) = role {
-                self.role(check, said, &maintenance);
+            if let Some(role) = role {
+                self.role(check, role, &maintenance);
                 if outside(check.span, &held_up) > longest {
                     self.breaks(3, check, "it says a role after its deadline");
                 }
             }
-            let is_response = role.is_some() || check.text.starts_with("unknown ");
+            let is_response = role.is_some() || said(check).starts_with("unknown ");
             let took = outside(check.span, &late);
-            if is_response && took > longest {
+            if is_response && !is(check, "stopped") && took > longest {
                 self.breaks(5, check, &format!("the response took {took} ms"));
             }
             if !self.is_excused(check) {
@@ -332,21 +342,18 @@ impl Judge<'_> {
     fn is_excused(&self, check: &Entry) -> bool {
         let node = check.node.unwrap();
         let paused = (check.span.1 - check.span.0) - outside(check.span, &self.pauses);
-        let (text, is_reset) = match check.text.strip_suffix(", reset") {
-            Some(text) => (text, true),
-            None => (check.text.as_str(), false),
-        };
-        match text {
+        // A client that was late with its request may get a reset.
+        let is_orderly = !is(check, "reset") || paused > LINGER;
+        match said(check) {
             "left" => true,
-            // A client that was late with its request may get a reset.
-            "leader" | "follower" => !is_reset || paused > LINGER,
-            text if text.starts_with("unknown ") => !is_reset || paused > LINGER,
+            "leader" | "follower" => is_orderly,
+            said if said.starts_with("unknown ") => is_orderly,
             // Its process is known, and was killed or could not be one.
             "none: killed" | "none: over the limit" | "none: not executed" => true,
             "none" => self.has(node, &["check killed", "listener killed"], check.span) || paused > LINGER,
             // xinetd's queue is lost with it.
             "none: never started" => self.has(node, &["xinetd killed"], check.span),
-            text if text.starts_with("failed: ") => self.has(node, &["xinetd killed"], check.span),
+            said if said.starts_with("failed: ") => self.has(node, &["xinetd killed"], check.span),
             _ => false,
         }
     }

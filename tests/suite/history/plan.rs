@@ -79,17 +79,22 @@ pub fn plan(deck: &Deck, seed: u64, length: u64) -> Vec<Fault> {
         leader: FIRST,
         moved: 0,
     };
-    let mut tickets: Vec<&Kind> = Vec::new();
+    let (mut tickets, mut in_vain): (Vec<&Kind>, _) = (Vec::new(), 0);
     let mut now = deck.calm;
     while now + deck.tail < length {
-        if tickets.is_empty() {
-            tickets = deck.kinds.iter().flat_map(|kind| vec![kind; kind.2]).collect();
+        // Those that are left may all clash with a fault that lasts.
+        if in_vain >= tickets.len() {
+            tickets.extend(deck.kinds.iter().flat_map(|kind| vec![kind; kind.2]));
+            in_vain = 0;
         }
         let kind = tickets.swap_remove(plan.rng.below(tickets.len()));
         let new = plan.draw(kind, now);
         now += plan.rng.between(deck.step.0, deck.step.1);
-        if !plan.takes(new) {
+        if plan.takes(new) {
+            in_vain = 0;
+        } else {
             tickets.push(kind);
+            in_vain += 1;
         }
     }
     plan.faults.sort_by_key(|fault| fault.span.0);

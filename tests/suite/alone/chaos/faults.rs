@@ -8,13 +8,12 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::xinetd::{MANY, Xinetd, descriptors};
 use crate::cluster::PATIENCE;
 use crate::front::site::Node;
-use crate::history::cause::{Place, Repair, STATE, nothing};
+use crate::history::cause::{Place, Repair, STATE, end, nothing, stop};
 use crate::history::plan::{Deck, Fault};
 use crate::history::record::Recorder;
 use crate::rng::Rng;
@@ -45,6 +44,8 @@ pub const DECK: Deck = Deck {
         ("s9s missing: a text", "program", 3, 30, 300),
         ("s9s killed", "runs", 10, 0, 0),
         ("checks killed", "checks", 18, 0, 0),
+        // Longer than a check may last on this machine.
+        ("checks stopped", "stops", 1, 5500, 6500),
         ("xinetd restarted", "xinetd", 2, 0, 0),
         ("xinetd reloaded", "xinetd", 2, 0, 0),
         ("few instances", "xinetd", 1, 200, 1000),
@@ -76,8 +77,9 @@ const PREPARE: &str = "
 pub struct Machine {
     node: Node,
     xinetd: Mutex<Xinetd>,
-    /// The clients whose checks were killed.
+    /// The clients whose checks were killed, and those whose checks stood still.
     pub killed: Mutex<BTreeSet<Ipv4Addr>>,
+    pub stopped: Mutex<BTreeSet<Ipv4Addr>>,
 }
 
 impl Machine {
@@ -90,6 +92,7 @@ impl Machine {
             xinetd: Mutex::new(Xinetd::start(&node, MANY)),
             node,
             killed: Mutex::default(),
+            stopped: Mutex::default(),
         }
     }
 
@@ -120,25 +123,38 @@ impl Machine {
         Box::new(|| drop(self.node.run("ln -sf /opt/s9s /usr/local/bin/s9s")))
     }
 
-    /// Kills some processes. It spares what a killed check has left, because that must end by itself.
-    fn kill_some(&self, are_checks: bool, seed: u64) -> Repair<'static> {
-        let mut victims: Vec<(Pid, Ipv4Addr)> = self
-            .processes(are_checks)
-            .into_iter()
-            .filter_map(|pid| Some((pid, client_of(pid)?)))
-            .collect();
-        let mut killed = self.killed.lock().unwrap();
-        victims.retain(|(_, client)| !killed.contains(client));
+    /// Some processes of checks, with their clients. It spares what a killed check has left, because that must end by
+    /// itself, and checks that stand still, because few would live to go on.
+    fn some(&self, are_checks: bool, seed: u64, most: usize) -> Vec<(Pid, Ipv4Addr)> {
+        let with_client = |pid| Some((pid, client_of(pid)?));
+        let mut all: Vec<_> = self.processes(are_checks).into_iter().filter_map(with_client).collect();
+        let (killed, stopped) = (self.killed.lock().unwrap(), self.stopped.lock().unwrap());
+        all.retain(|(_, client)| !killed.contains(client) && !stopped.contains(client));
         let mut rng = Rng(seed);
-        for _ in 0..victims.len().min(1 + rng.below(3)) {
-            let (pid, client) = victims.swap_remove(rng.below(victims.len()));
-            if are_checks {
-                killed.insert(client);
-            }
-            // It may have ended by now.
-            let _ = kill(pid, Signal::SIGKILL);
-        }
-        nothing()
+        let count = all.len().min(1 + rng.below(most));
+        (0..count).map(|_| all.swap_remove(rng.below(all.len()))).collect()
+    }
+
+    fn kill_checks(&self, seed: u64) -> Repair<'static> {
+        let victims = self.some(true, seed, 3);
+        self.killed
+            .lock()
+            .unwrap()
+            .extend(victims.iter().map(|(_, client)| client));
+        end(victims.into_iter().map(|(pid, _)| pid).collect())
+    }
+
+    fn stop_checks(&self, seed: u64) -> Repair<'static> {
+        let victims = self.some(true, seed, 8);
+        self.stopped
+            .lock()
+            .unwrap()
+            .extend(victims.iter().map(|(_, client)| client));
+        stop(victims.into_iter().map(|(pid, _)| pid).collect())
+    }
+
+    fn kill_s9s(&self, seed: u64) -> Repair<'static> {
+        end(self.some(false, seed, 3).into_iter().map(|(pid, _)| pid).collect())
     }
 
     fn restart_xinetd(&self, recorder: &Recorder, instances: usize) {
@@ -198,8 +214,9 @@ impl Place for Machine {
             "s9s slow" => self.behave(&format!("slow {}", number as f64 / 1000.)),
             "s9s missing" => self.lose_s9s(""),
             "s9s missing: a text" => self.lose_s9s("echo text >/usr/local/bin/s9s"),
-            "s9s killed" => self.kill_some(false, number),
-            "checks killed" => self.kill_some(true, number),
+            "s9s killed" => self.kill_s9s(number),
+            "checks killed" => self.kill_checks(number),
+            "checks stopped" => self.stop_checks(number),
             "xinetd restarted" => {
                 self.restart_xinetd(recorder, MANY);
                 nothing()

@@ -142,8 +142,22 @@ struct Connection {
     /// The kernel did not let the user have another process, so the check was not executed.
     is_not_executed: bool,
     is_killed: bool,
+    is_stopped: bool,
     /// How the check ended, if not with status 0.
     ended: Option<String>,
+}
+
+impl Connection {
+    fn why_none(&self) -> String {
+        let causes = [
+            (self.is_killed, ": killed"),
+            (self.is_refused, ": over the limit"),
+            (self.is_not_executed, ": not executed"),
+            (!self.is_started, ": never started"),
+        ];
+        let cause = causes.into_iter().find(|(is_cause, _)| *is_cause);
+        format!("none{}", cause.map_or("", |(_, cause)| cause))
+    }
 }
 
 /// The connections by the address of their client.
@@ -179,26 +193,21 @@ impl Connections {
         for from in machine.killed.lock().unwrap().iter() {
             connections.entry(*from).or_default().is_killed = true;
         }
+        for from in machine.stopped.lock().unwrap().iter() {
+            connections.entry(*from).or_default().is_stopped = true;
+        }
         Connections(connections)
     }
 
-    /// The words for what a client got, with the cause if it got nothing.
+    /// The words for what a client got, with what is known about its connection.
     pub fn explain(&self, from: Ipv4Addr, words: String) -> String {
         let nothing = Connection::default();
         let connection = self.0.get(&from).unwrap_or(&nothing);
-        let cause = match connection {
-            Connection { is_killed: true, .. } => "killed",
-            Connection { is_refused: true, .. } => "over the limit",
-            Connection {
-                is_not_executed: true, ..
-            } => "not executed",
-            Connection { is_started: false, .. } => "never started",
-            _ => return words,
-        };
         match words.as_str() {
-            "none" => format!("none: {cause}"),
+            "none" => connection.why_none(),
             // The kernel resets the connection of a process that is killed with a request in its queue.
             _ if connection.is_killed => words.trim_end_matches(", reset").to_string(),
+            _ if connection.is_stopped => words + ", stopped",
             _ => words,
         }
     }

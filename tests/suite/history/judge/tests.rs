@@ -87,6 +87,7 @@ fn right_histories_are_accepted() {
         "10000 10100 fault node1 xinetd killed\n10050 10060 check node1 failed: ECONNREFUSED",
         "10000 10100 fault node1 xinetd killed\n9950 10060 check node1 none: never started",
         "10000 11500 pause - \n10000 11600 check node1 follower, reset",
+        "10000 16000 check node1 unknown stuck, stopped",
         "0 0 bound - busy 3000\n10000 14000 check node1 unknown s9s-timeout",
         // Two lead by their own views: users may be on both.
         "30000 35000 view node1 node1\n31000 31010 user node1 reached\n31000 31010 check node1 leader",
@@ -170,6 +171,7 @@ fn wrong_histories_are_rejected_each_for_its_rule() {
             3,
             "30000 35000 fault node1 check stopped\n30000 35100 check node1 follower",
         ),
+        (3, "10000 16000 check node1 follower, stopped"),
         // s9s is run too often.
         (4, "10000 10000 login node3 beside list"),
         (4, "10400 10400 login node3 alone list"),
