@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -360,6 +361,15 @@ pub fn parent(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // proc(5): the parent's id is the second word behind the program's name.
     stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// How long ago a process was started, in steps of 10 ms.
+pub fn age(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc(5): the 20th word behind the program's name is the start, in clock ticks since boot.
+    let ticks: u64 = stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()?;
+    let now: Duration = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap().into();
+    Some(now.saturating_sub(Duration::from_millis(ticks * 10)))
 }
 
 /// Whether the check waits for another one's verdict: it has a lock file open, and no lock.

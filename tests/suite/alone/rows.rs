@@ -3,6 +3,9 @@
 //! `CMONHACHK_ROWS` (see `scale`) is the number of runs of each row, and `CMONHACHK_ROW` a part of the names of the
 //! rows to run. The figures are printed and not judged. What must always hold is: users get to the leader in the
 //! end, and a minute later HAProxy has no connection open to a node that is dead.
+//!
+//! It is for the night, because other tests judge each of these faults: the history, failover.rs here and in the
+//! suite, and for connections to a dead node front.rs.
 
 mod faults;
 mod figures;
@@ -34,8 +37,14 @@ const NOTICE: Duration = Duration::from_secs(15);
 /// How long a connection to a dead node may stay open.
 const LEFT_OPEN: Duration = Duration::from_secs(60);
 
-#[test]
-fn after_every_fault_of_the_table_users_reach_the_leader_and_nothing_stays_open_to_a_dead_node() {
+mod nightly {
+    #[test]
+    fn after_every_fault_of_the_table_users_reach_the_leader_and_nothing_stays_open_to_a_dead_node() {
+        super::run_all();
+    }
+}
+
+fn run_all() {
     let site = Site::boot(&Versions::usual());
     for node in &site.nodes {
         use_the_deployed_time_limit(node);

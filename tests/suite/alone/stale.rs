@@ -1,4 +1,4 @@
-//! No answer is older than it may be, while the controller changes its mind all the time.
+//! No answer is older than it may be, while what the controller says changes all the time.
 //!
 //! `CMONHACHK_ANSWERS` (see `scale`) is the number of answers that are judged.
 
@@ -19,9 +19,9 @@ fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap().into()
 }
 
-/// What a controller may say about the node, with the answer to that. Each has a different answer, so
-/// that an answer shows which of them it comes from.
-fn minds() -> Vec<(String, String)> {
+/// The states of the controller: what it says about the node, with the answer to that. Each has a different answer,
+/// so that an answer shows which state it comes from.
+fn states() -> Vec<(String, String)> {
     let list = |rows: &[&str]| {
         let rows: Vec<String> = rows
             .iter()
@@ -52,11 +52,11 @@ fn minds() -> Vec<(String, String)> {
     ]
 }
 
-/// A controller that changes its mind 20 times a second.
+/// A controller whose state changes 20 times a second.
 struct Fickle<'a> {
     cluster: &'a Cluster,
-    minds: Vec<(String, String)>,
-    /// When it took on each mind, one after the other: from just before to just after it said so.
+    states: Vec<(String, String)>,
+    /// When it came to each state, one after the other: from just before to just after it said so.
     times: Mutex<Vec<(Duration, Duration)>>,
 }
 
@@ -66,7 +66,7 @@ impl Fickle<'_> {
         let start = now();
         let mut number = 0;
         while !over.load(Ordering::Relaxed) {
-            let (list, _) = &self.minds[number % self.minds.len()];
+            let (list, _) = &self.states[number % self.states.len()];
             let before = now();
             self.cluster.folder.write("now", list);
             self.times.lock().unwrap().push((before, now()));
@@ -76,16 +76,15 @@ impl Fickle<'_> {
         }
     }
 
-    /// How old an answer was when it was asked for: how long ago the controller had changed to
-    /// another mind.
+    /// How old an answer was when it was asked for: how long ago the controller had come to another state.
     fn age(&self, answer: &str, asked: Duration, got: Duration) -> Duration {
         let times = self.times.lock().unwrap();
-        let mind = self.minds.iter().position(|mind| mind.1 == answer);
-        let mind = mind.unwrap_or_else(|| panic!("nobody was of this mind: {answer}"));
+        let state = self.states.iter().position(|state| state.1 == answer);
+        let state = state.unwrap_or_else(|| panic!("no state has this answer: {answer}"));
         let last = (0..times.len())
             .rev()
-            .find(|number| number % self.minds.len() == mind && times[*number].0 <= got);
-        let last = last.unwrap_or_else(|| panic!("nobody was of this mind yet: {answer}"));
+            .find(|number| number % self.states.len() == state && times[*number].0 <= got);
+        let last = last.unwrap_or_else(|| panic!("this state had not come yet: {answer}"));
         match times.get(last + 1) {
             Some((_, over)) => asked.saturating_sub(*over),
             None => Duration::ZERO,
@@ -117,7 +116,7 @@ fn no_answer_is_older_than_max_age_and_a_run_of_s9s() {
     let node = cluster.leader();
     let fickle = Fickle {
         cluster: &cluster,
-        minds: minds(),
+        states: states(),
         times: Mutex::default(),
     };
     cluster.behaves(&format!("timed {}", cluster.folder.join("now").display()));
@@ -134,7 +133,9 @@ fn no_answer_is_older_than_max_age_and_a_run_of_s9s() {
     let got = thread::scope(|scope| {
         let _over = AtEnd(&over);
         scope.spawn(|| fickle.change(&over));
-        wait_until("the controller has a mind", || !fickle.times.lock().unwrap().is_empty());
+        wait_until("the controller has a state", || {
+            !fickle.times.lock().unwrap().is_empty()
+        });
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(ask)).collect();
         let got: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
         over.store(true, Ordering::Relaxed);
@@ -157,7 +158,7 @@ fn no_answer_is_older_than_max_age_and_a_run_of_s9s() {
         );
     }
     println!(
-        "{} answers while the controller changed its mind {} times, from {} runs of s9s: {past} were not of the mind of the moment, the oldest {oldest:.0?} old",
+        "{} answers while the controller's state changed {} times, from {} runs of s9s: {past} were not of the state of the moment, the oldest {oldest:.0?} old",
         got.len(),
         fickle.times.lock().unwrap().len(),
         runs.len(),

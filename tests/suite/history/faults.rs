@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 
 use super::cause::{Place, Repair, STATE, end, nothing, stop};
 use super::plan::{Deck, Fault};
-use super::record::{Recorder, since_boot};
-use crate::cluster::{parent, project};
+use super::record::Recorder;
+use crate::cluster::{age, parent, project};
 use crate::front::site::{Node, Site};
 use crate::node::{DEB, make_version};
 
@@ -294,8 +294,12 @@ fn listeners(node: &Node) -> Vec<Pid> {
 fn check(node: &Node) -> Vec<Pid> {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(4) {
-        let is_any_right = start.elapsed() > Duration::from_secs(2);
-        let runs_s9s = |check: &String| children(check).iter().any(|s9s| is_any_right || is_old(s9s));
+        let least = match start.elapsed() < Duration::from_secs(2) {
+            true => Duration::from_millis(850),
+            false => Duration::ZERO,
+        };
+        let is_old = |s9s: &String| age(s9s.parse().unwrap()).is_some_and(|age| age >= least);
+        let runs_s9s = |check: &String| children(check).iter().any(is_old);
         let mut checks = listeners(node)
             .into_iter()
             .flat_map(|listener| children(&listener.to_string()));
@@ -310,17 +314,6 @@ fn check(node: &Node) -> Vec<Pid> {
 fn children(pid: &str) -> Vec<String> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     children.split_whitespace().map(str::to_string).collect()
-}
-
-/// Whether this process was started a while ago.
-fn is_old(pid: &str) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // proc(5): the 20th word behind the program's name is the start in clock ticks.
-    let ticks = stat
-        .rsplit(')')
-        .next()
-        .and_then(|rest| rest.split_whitespace().nth(19)?.parse().ok());
-    ticks.is_some_and(|ticks: u64| since_boot() > ticks * 10 + 850)
 }
 
 /// What should not be on a node after the end.

@@ -23,7 +23,7 @@ pub struct Recorder {
 }
 
 /// Milliseconds since boot.
-pub fn since_boot() -> u64 {
+fn since_boot() -> u64 {
     let now: Duration = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap().into();
     now.as_millis() as u64
 }

@@ -185,21 +185,18 @@ impl Machine {
         Box::new(|| drop(self.node.run("rm -f /run/cmonhachk/ballast")))
     }
 
-    /// The processes that are still there after a while.
+    /// All processes of xinetd's service, and of its user, but for xinetd itself.
     fn processes_left(&self) -> Vec<String> {
-        let start = Instant::now();
-        loop {
-            // What s9s has left of itself may sleep, if the check that would have killed it was killed.
-            let left = self.node.run(
-                "ps -o pid=,stat=,comm= -u cmonhachk \
-                 --pid $(paste -sd, /sys/fs/cgroup/system.slice/xinetd.service/cgroup.procs) | grep -v ' sleep$'",
-            );
-            let left: Vec<String> = left.lines().map(str::to_string).collect();
-            if left.len() == 1 || start.elapsed() > PATIENCE {
-                return left.into_iter().filter(|line| !line.ends_with(" xinetd")).collect();
-            }
-            thread::sleep(Duration::from_millis(50));
+        // What s9s has left of itself may sleep, if the check that would have killed it was killed.
+        let all = self.node.run(
+            "ps -o pid=,stat=,comm= -u cmonhachk \
+             --pid $(paste -sd, /sys/fs/cgroup/system.slice/xinetd.service/cgroup.procs) | grep -v ' sleep$'",
+        );
+        let mut left: Vec<String> = all.lines().map(str::to_string).collect();
+        if let Some(own) = left.iter().position(|line| line.ends_with(" xinetd")) {
+            left.remove(own);
         }
+        left
     }
 }
 
@@ -247,6 +244,7 @@ impl Place for Machine {
     }
 
     fn left(&self) -> Vec<(usize, String)> {
+        let _ = comes_true(|| self.processes_left().is_empty());
         let mut left = self.processes_left();
         let xinetd = self.xinetd.lock().unwrap();
         // xinetd may have had its service file open when its descriptors were counted at its start.
@@ -273,6 +271,20 @@ impl Place for Machine {
                 .map(str::to_string),
         );
         left.into_iter().map(|what| (0, what)).collect()
+    }
+}
+
+/// Whether this is so after a while.
+pub fn comes_true(mut is_so: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if is_so() {
+            return true;
+        }
+        if start.elapsed() > PATIENCE {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
