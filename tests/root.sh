@@ -22,7 +22,7 @@ packages=(systemd systemd-sysv netbase curl iproute2 procps)
 later=(xinetd)
 case $name in
 *-front) packages=(haproxy keepalived xinetd socat) later=() ;;
-*-rpm) packages=(rpm dnf createrepo-c) later=(firewalld) ;;
+*-rpm) packages=(rpm dnf createrepo-c) later+=(firewalld) ;;
 arm64) suite=bookworm later=(linux-image-arm64) ;;
 selinux)
     suite=trixie

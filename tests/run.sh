@@ -1,19 +1,26 @@
 #!/usr/bin/env bash
-# Runs the tests: all parts but the last three, or those that are named.
+# Runs the tests: those of each change, or the parts that are named.
 #
 #     tests/run.sh [PART...]
 #
 #     quick   formatting, and tests that need no daemon (with cargo: unit tests): under a minute once built
-#     lint    formatting, clippy, the documentation, shellcheck
-#     package the packages are the same bytes when built twice, lintian and rpmlint accept them, and a change has a new
-#             version (tests/changelog.sh)
-#     suite   unit, property and end-to-end tests, in parallel
-#     alone   the tests that keep all processors busy or measure, one at a time
+#
+# Those of each change:
+#     lint    formatting, clippy, the documentation, shellcheck; beside the build
+#     package a change has a new version (tests/changelog.sh), and lintian and rpmlint accept the packages
+#     suite   unit, property and end-to-end tests in parallel, and a short history
+#     alone   the tests that keep all processors busy or measure
 #     demo    deploy/demo.sh shows what it should
+#
+#     nightly all of these, and what follows:
 #     bench   the benchmark in its short form
-#     arm64   the arm64 package, on Debian's arm64 kernel under qemu: only if it is named
-#     versions  the tests of HAProxy and keepalived with the versions of both that tests/versions.sh builds:
-#             half an hour, only if it is named
+#     twice   the packages are the same bytes when they are built again, elsewhere
+#     night   tests that take long and seldom fail where the suite does not: dnf, firewalld, Debian 11
+#     arm64   the arm64 package, on Debian's arm64 kernel under qemu
+#     long    the long forms, one after the other: some hours
+#     versions  the tests of HAProxy and keepalived with the versions of both that tests/versions.sh builds: half an
+#             hour; in `nightly` only if CMONHACHK_SOURCES names the folder of their sources
+#
 #     selinux the .rpm on two nodes under Red Hat's SELinux policy, in qemu: only if it is named, and with the folder of
 #             the policy in CMONHACHK_SELINUX_POLICY
 #
@@ -27,17 +34,28 @@ cd "$(dirname "$0")/.."
 # shellcheck source=tests/packages.sh
 . tests/packages.sh
 
-every=(lint package suite alone demo bench)
+each=(lint package suite alone demo)
+night=(bench twice night arm64 long)
+if [ -n "${CMONHACHK_SOURCES:-}" ]; then night+=(versions); fi
+
 parts=("$@")
-[ "$#" -gt 0 ] || parts=("${every[@]}")
+if [ "$#" -eq 0 ]; then parts=("${each[@]}"); fi
+if [ "$*" = nightly ]; then parts=("${each[@]}" "${night[@]}"); fi
+known=(quick "${each[@]}" bench twice night arm64 long versions selinux)
 for part in "${parts[@]}"; do
-    [[ " quick ${every[*]} arm64 versions selinux " = *" $part "* ]] || fail "there is no part $part: quick ${every[*]} arm64 versions selinux"
+    [[ " ${known[*]} " = *" $part "* ]] || fail "there is no part $part: ${known[*]}, or nightly alone"
 done
+# has PART...: whether one of these parts runs.
+has() {
+    local part
+    for part; do [[ " ${parts[*]} " != *" $part "* ]] || return 0; done
+    return 1
+}
 
 needs_root
 provide curl:curl xinetd:xinetd genhash:keepalived haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount \
-    ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps debootstrap:debootstrap mkfs.ext4:e2fsprogs \
-    fsfreeze:util-linux git:git mandoc:mandoc man:man-db lintian:lintian rpmlint:rpmlint rpm:rpm pip3:python3-pip
+    ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs \
+    fsfreeze:util-linux mandoc:mandoc man:man-db lintian:lintian rpmlint:rpmlint rpm:rpm pip3:python3-pip
 # openbsd-inetd and xinetd cannot both be installed, so openbsd-inetd is only unpacked. These are the
 # libraries that it needs.
 inetd=target/tools/openbsd-inetd
@@ -59,21 +77,37 @@ tests() {
     fi
 }
 
-# Builds the binary and the packages that users get. The tests use that binary, not the one that
-# cargo builds for them. Meanwhile the roots of other Debians are made for the suite: that takes longer
-# than a test may.
+# What runs beside the build, as `PROCESS NAME`; what each said is in target/log/NAME.
+beside=()
+start() { # NAME COMMAND...
+    local name=$1
+    shift
+    mkdir -p target/log
+    "$@" >"target/log/$name" 2>&1 &
+    beside+=("$! $name")
+}
+finish() {
+    local job
+    for job in "${beside[@]}"; do
+        wait "${job% *}" || fail "${job#* } failed: $(tail -n 30 "target/log/${job#* }")"
+    done
+    beside=()
+}
+
+# Builds the binary and the packages that users get. The tests use these, not the binary that cargo builds for them.
+# Meanwhile, the roots of other Debians are made: that takes longer than a test may.
 build() {
-    local root roots=()
-    if [[ " ${parts[*]} " = *" "@(suite|alone|versions)" "* ]]; then
-        for root in bullseye-front bookworm trixie-front; do
-            tests/root.sh "$root" &
-            roots+=("$!")
-        done
-    fi
-    deploy/package.sh
-    export TESTED_BINARY=$PWD/target/dist/cmonhachk
+    local both=()
+    if has suite; then start bookworm tests/root.sh bookworm; fi
+    if has suite long versions; then start trixie-front tests/root.sh trixie-front; fi
+    if has night; then start trixie-rpm tests/root.sh trixie-rpm; fi
+    if has night versions; then start bullseye-front tests/root.sh bullseye-front; fi
+    if has lint; then start lint lint; fi
+    if has arm64; then both=(--both); fi
+    start packages deploy/package.sh "${both[@]}"
     cargo test --profile suite --locked --quiet --no-run
-    for root in "${roots[@]}"; do wait "$root" || fail "a root is missing"; done
+    finish
+    export TESTED_BINARY=$PWD/target/dist/cmonhachk
 }
 
 quick() {
@@ -90,23 +124,50 @@ lint() {
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
     # The parts of the binary: licences, duplicates and sources, by the rules in .deny.toml.
     if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
-    shellcheck --external-sources tests/*.sh tests/arm64/*.sh tests/selinux/*.sh tests/bench/run.sh tests/fuzz/run.sh tests/history/run.sh tests/mutation/run.sh tests/fuzz/rustc tests/mutation/build tests/sim/{s9s,boot-systemd} deploy/*.sh deploy/front/cmonhachk-front deploy/package/{completion,p*,xinetd-p*} .ci/run
+    local scripts
+    mapfile -t scripts < <(scripts)
+    shellcheck --external-sources "${scripts[@]}"
+}
+
+# All files whose first line is that of a shell script, or says that one reads them.
+scripts() {
+    find .ci deploy tests -type f -exec awk 'FNR == 1 && /^#!.*sh$|^# shellcheck shell=/ { print FILENAME }' {} +
 }
 
 package() {
-    local made listed said
+    local said
     tests/changelog.sh
-    made=$(sha256sum target/dist/*.deb target/dist/*.rpm)
-    listed=$(deploy/package.sh)
-    sha256sum --check --quiet <<<"$made" || fail "the packages are not the same bytes twice"
-    [ "$listed" = "$(cut -c 67- <<<"$made")" ] || fail "deploy/package.sh does not say where the packages are: $listed"
+    [ "$(sed -n '/^target/p' target/log/packages)" = "$(printf '%s\n' target/dist/*.deb target/dist/*.rpm)" ] ||
+        fail "deploy/package.sh does not say where the packages are: see target/log/packages"
     lintian --allow-root --fail-on error,warning target/dist/*.deb
     said=$(rpmlint --config deploy/package/rpmlint.toml target/dist/*.rpm 2>&1) || fail "rpmlint says: $said"
 }
 
-suite() { tests suite -- --test-threads 8 --skip alone::; }
+# In a copy of the sources, so that everything is compiled, and the folder's name cannot be in the packages.
+twice() {
+    local made copy
+    deploy/package.sh --both >/dev/null
+    made=$(cd target/dist && sha256sum ./*.deb ./*.rpm)
+    copy=$(mktemp --directory "${TMPDIR:-/tmp}/cmonhachk-twice.XXXXXX")
+    tar --create --exclude ./target --exclude ./.git . | tar --extract --directory "$copy"
+    mkdir "$copy/target"
+    cp -a target/tools "$copy/target"
+    "$copy/deploy/package.sh" --both >/dev/null
+    (cd "$copy/target/dist" && sha256sum --check --quiet) <<<"$made" || fail "the packages are not the same bytes twice"
+    rm -rf "$copy"
+}
+
+suite() { tests suite -- --test-threads 8 --skip alone:: --skip nightly::; }
 
 alone() { tests alone --test suite -- --test-threads 1 alone::; }
+
+night() { tests night --test suite -- --test-threads 3 nightly::; }
+
+long() {
+    export CMONHACHK_LONG=1
+    tests long --test suite -- --test-threads 1 alone:: properties:: shells::
+    unset CMONHACHK_LONG
+}
 
 demo() {
     local shown='' line left
@@ -138,7 +199,10 @@ demo() {
 
 bench() { bash tests/bench/run.sh --short >/dev/null || fail "the benchmark failed"; }
 
-arm64() { bash tests/arm64/run.sh; }
+arm64() {
+    deploy/package.sh --both >/dev/null
+    bash tests/arm64/run.sh
+}
 
 selinux() { bash tests/selinux/run.sh; }
 
@@ -178,7 +242,10 @@ timed() {
 }
 
 timed build
-for part in "${parts[@]}"; do timed "$part"; done
+for part in "${parts[@]}"; do
+    # It has run beside the build.
+    if [ "$part" != lint ]; then timed "$part"; fi
+done
 
 say "All passed"
 printf '%s\n' "${times[@]}" >&2

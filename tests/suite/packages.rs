@@ -20,7 +20,7 @@ macro_rules! on {
 mod nightly;
 
 on! {
-    from_installation_to_purge_no_answer_is_lost_and_nothing_is_left: bullseye bookworm trixie;
+    from_installation_to_purge_no_answer_is_lost_and_nothing_is_left: bookworm trixie;
     xinetd_takes_the_port_over_and_gives_it_back_without_a_restart: bookworm;
     an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwise: bookworm;
 }

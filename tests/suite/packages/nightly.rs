@@ -1,4 +1,4 @@
-//! What takes long: the .rpm and firewalld, and xinetd on a Debian that has a unit for it.
+//! What takes long: the .rpm and firewalld, xinetd on a Debian that has a unit for it, and Debian 11.
 
 use std::env::consts::ARCH;
 use std::io::{ErrorKind, Read};
@@ -13,6 +13,7 @@ use crate::front::site::ip;
 use crate::node::{Node, make_package};
 
 on! {
+    from_installation_to_purge_no_answer_is_lost_and_nothing_is_left: bullseye;
     xinetd_takes_the_port_over_and_gives_it_back_without_a_restart: trixie;
     an_operators_own_xinetd_file_goes_on_serving_until_the_operator_says_otherwise: trixie;
 }
