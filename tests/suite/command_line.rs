@@ -303,20 +303,6 @@ fn explain_claims_nothing_of_a_service_whose_folder_it_may_not_enter() {
 }
 
 #[test]
-fn root_is_told_how_to_check_as_the_service() {
-    let cluster = Cluster::new();
-    let passwd = "root:x:0:0::/root:/bin/sh\ncmonhachk:x:990:990::/var/lib/cmonhachk:/bin/false\n";
-    let passwd = cluster.folder.write("passwd", passwd);
-    let mut check = cluster.leader().command();
-    check.arg("--explain").env("PASSWD", passwd);
-    let script = "mount --bind \"$PASSWD\" /etc/passwd; exec \"$@\"";
-    let told = in_namespaces(&["--mount"], script, &check).output().unwrap().stdout;
-    let told = String::from_utf8(told).unwrap();
-    let command = "\n  runuser -u cmonhachk -- env -i /usr/sbin/cmonhachk --explain\n";
-    assert!(told.contains(command), "{told}");
-}
-
-#[test]
 fn a_reader_that_closes_early_does_not_change_the_status() {
     let cluster = Cluster::new();
     let mut child = cluster
