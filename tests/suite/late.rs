@@ -85,7 +85,7 @@ fn a_check_that_was_stopped_past_its_deadline_tells_no_role() {
 }
 
 /// Makes every open(2) of this file wait, as an on-access scanner that hangs does.
-fn scanner_that_hangs(path: &Path) -> Fanotify {
+pub fn scanner_that_hangs(path: &Path) -> Fanotify {
     let flags = InitFlags::FAN_CLASS_CONTENT | InitFlags::FAN_CLOEXEC;
     let scanner = Fanotify::init(flags, EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC).unwrap();
     let opens = MaskFlags::FAN_OPEN_PERM;

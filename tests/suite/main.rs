@@ -29,6 +29,7 @@ mod packages;
 mod pauses;
 mod portable;
 mod properties;
+mod reasons;
 mod rights;
 mod rng;
 mod s9s;

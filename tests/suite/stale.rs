@@ -81,12 +81,12 @@ fn forbid_silent_clocks(pid: Pid) {
     }
 }
 
-/// Makes a check for a client, and calls `look` at the start of each system call of its first thread, with the call's
+/// Makes a check for a client with this request, and calls `look` at the start of each system call of its first thread, with the call's
 /// number and first argument. Returns the answer.
-fn trace(command: &mut Command, mut look: impl FnMut(Pid, i64, u64)) -> String {
+fn trace(command: &mut Command, request: &[u8], mut look: impl FnMut(Pid, i64, u64)) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    client.write_all(GET).unwrap();
+    client.write_all(request).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     let socket: OwnedFd = listener.accept().unwrap().0.into();
     // SAFETY: one system call.
@@ -123,7 +123,7 @@ fn trace(command: &mut Command, mut look: impl FnMut(Pid, i64, u64)) -> String {
 /// The clocks that a check asks or waits on for a client, by name.
 fn clocks(command: &mut Command) -> BTreeSet<String> {
     let mut clocks = BTreeSet::new();
-    trace(command, |_, number, clock| clocks.extend(clock_of(number, clock)));
+    trace(command, GET, |_, number, clock| clocks.extend(clock_of(number, clock)));
     clocks
 }
 
@@ -183,28 +183,47 @@ fn a_check_that_was_stopped_between_its_verdict_and_its_answer_tells_no_role() {
     assert_eq!(client.answer(), unknown("stuck"));
 }
 
-/// Each time that a check asks the clock is a place where it can be made to fail as a defect would.
 #[cfg(target_arch = "x86_64")]
+fn first_argument(registers: &mut libc::user_regs_struct) -> &mut u64 {
+    &mut registers.rdi
+}
+
+#[cfg(target_arch = "aarch64")]
+fn first_argument(registers: &mut libc::user_regs_struct) -> &mut u64 {
+    &mut registers.regs[0]
+}
+
+/// Makes the check fail as a defect would, where it asks the clock for the time `place`. Returns its answer, if it
+/// has asked that often.
+fn with_a_defect_at(place: u32, check: &mut Command, request: &[u8]) -> Option<String> {
+    let mut asked = 0;
+    let answer = trace(check, request, |pid, number, _| {
+        asked += u32::from(number == libc::SYS_clock_gettime);
+        if number == libc::SYS_clock_gettime && asked == place {
+            let mut registers = ptrace::getregs(pid).unwrap();
+            // There is no such clock.
+            *first_argument(&mut registers) = 1000;
+            ptrace::setregs(pid, registers).unwrap();
+        }
+    });
+    (asked >= place).then_some(answer)
+}
+
+/// The answer of a check that fails as a defect would.
+pub fn with_a_defect(check: &mut Command, request: &[u8]) -> String {
+    // The first time is before there is a client, the second before its request is read.
+    with_a_defect_at(3, check, request).unwrap()
+}
+
 #[test]
 fn a_defect_in_any_place_costs_no_client_its_one_answer() {
     let cluster = Cluster::new();
     let node = cluster.leader();
     let mut defects = 0;
-    // The first time is before there is a client.
     for place in 2.. {
-        let mut asked = 0;
-        let answer = trace(node.command().args(["--max-age", "0"]), |pid, number, _| {
-            asked += u32::from(number == libc::SYS_clock_gettime);
-            if number == libc::SYS_clock_gettime && asked == place {
-                let mut registers = ptrace::getregs(pid).unwrap();
-                // There is no such clock.
-                registers.rdi = 1000;
-                ptrace::setregs(pid, registers).unwrap();
-            }
-        });
-        if asked < place {
+        let Some(answer) = with_a_defect_at(place, node.command().args(["--max-age", "0"]), GET) else {
             break;
-        }
+        };
         let is_defect = answer == unknown("internal-error");
         assert!(is_defect || answer == LEADER, "{place}: {answer}");
         defects += u32::from(is_defect);
