@@ -462,6 +462,38 @@ fn without_room_for_a_descriptor_the_client_waits() {
     end_of_the_traced(&lent);
 }
 
+/// How often the process has waited for something.
+fn waits(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let count = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count.unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn without_room_for_a_descriptor_it_waits_a_little_before_it_tries_again() {
+    let cluster = Cluster::new();
+    let lent = lend(&mut cluster.leader().command());
+    assert_eq!(lent.get(), LEADER);
+    wait_until("its check is over", || lent.checks().is_empty());
+
+    let may_have = |descriptors: usize| {
+        let pid = lent.pid().to_string();
+        let limit = format!("--nofile={descriptors}:");
+        let status = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+        assert!(status.unwrap().success());
+    };
+    let is_free = |number: &usize| fs::symlink_metadata(format!("/proc/{}/fd/{number}", lent.pid())).is_err();
+    may_have((0..).find(is_free).unwrap());
+    let before = waits(lent.pid());
+    let mut client = lent.ask();
+    wait_until("it has waited several times", || waits(lent.pid()) > before + 5);
+
+    may_have(100);
+    assert_eq!(receive(&mut client), LEADER);
+}
+
 #[test]
 fn no_signal_but_two_ends_it() {
     let cluster = Cluster::new();

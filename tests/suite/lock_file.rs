@@ -117,6 +117,31 @@ fn a_folder_in_which_another_user_can_write_holds_no_lock() {
         assert!(lines[0].contains(words), "{words}: {lines:?}");
         assert_eq!(cluster.runs(), 0, "{words}");
         assert_eq!(fs::read_dir(node.lock.parent().unwrap()).unwrap().count(), 0, "{words}");
+
+        let explained = node.answer(&["--explain"]);
+        let line = match owner {
+            0 => format!("  it cannot be used: {words}\n"),
+            _ => "  its folder belongs to user 65533: the service must run as that user\n".to_string(),
+        };
+        assert!(explained.contains(&line), "{explained}");
+    }
+}
+
+#[test]
+fn explain_tells_why_nothing_can_be_learnt_of_a_lock_file() {
+    let cluster = Cluster::new();
+    let long = "x".repeat(300);
+    for (lock, words) in [
+        (cluster.folder.join(&long), "it cannot be examined"),
+        (cluster.folder.join(&long).join("lock"), "its folder cannot be used"),
+    ] {
+        let node = Node {
+            lock,
+            ..cluster.leader()
+        };
+        let explained = node.answer(&["--explain"]);
+        let line = format!("  it cannot be used: {words}: ");
+        assert!(explained.contains(&line), "{explained}");
     }
 }
 
