@@ -240,6 +240,18 @@ fn beside_sixty_addresses_that_hold_what_they_get_another_one_gets_a_process() {
 }
 
 #[test]
+fn clients_of_one_address_that_come_back_at_once_are_served_as_long_as_they_are_not_too_many() {
+    let cluster = Cluster::new();
+    let lent = lend(cluster.leader().command().args(["--max-age", "60"]));
+    let ask = || ask_from(Ipv4Addr::new(10, 0, 0, 2), lent.address);
+    thread::scope(|scope| {
+        for _ in 0..60 {
+            scope.spawn(|| (0..20).for_each(|_| assert_eq!(receive(&mut ask()), LEADER)));
+        }
+    });
+}
+
+#[test]
 fn that_a_client_is_turned_away_is_logged_once() {
     let cluster = Cluster::new();
     cluster.behaves("gate");

@@ -269,7 +269,7 @@ fn the_service_that_is_killed_or_restarted_loses_no_answer_but_those_in_hand() {
     // Killed, it is there again for the next connection.
     systemd.run("systemctl kill --signal KILL cmonhachk.service");
     assert_eq!(systemd.curl(), LEADER);
-    for command in ["restart", "stop"] {
+    for command in ["try-restart", "stop"] {
         // A check that is under way finishes.
         systemd.run("cd /opt/cluster; rm -f gate runs; echo gate >behaviour; rm -f /run/cmonhachk/lock.verdict");
         let under_way = format!(
