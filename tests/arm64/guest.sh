@@ -104,8 +104,8 @@ is "s9s and its group are gone" "" await are '' pgrep 's9s|sleep'
 s9s list
 is "the next check is answered" "200 leader" answer
 
-is "the listener ends when it is idle" "" await are inactive systemctl is-active cmonhachk.service
-is "it starts again" "200 leader" answer
+is "a check survives the restart of its listener" "200 leader" gated systemctl try-restart cmonhachk.service
+is "the next client is answered by the new one" "200 leader" answer
 is "no unit has failed" "" systemctl list-units --failed --no-legend
 is "nothing crashed" "" journalctl --quiet --no-pager --output cat --priority err --unit cmonhachk.service --unit cmonhachk.socket
 apt-get purge -qq -y cmonhachk >/dev/null 2>&1
