@@ -66,6 +66,20 @@ impl Lent {
         receive(&mut self.ask())
     }
 
+    /// Whether it takes no processor time for a while.
+    fn rests(&self) -> bool {
+        let ticks = || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+            // proc(5): the 14th and 15th word, in hundredths of a second.
+            let (_, words) = stat.rsplit_once(") ").unwrap();
+            let words = words.split(' ').skip(11).take(2);
+            words.map(|word| word.parse::<u64>().unwrap()).sum::<u64>()
+        };
+        let before = ticks();
+        thread::sleep(Duration::from_millis(300));
+        ticks() - before < 5
+    }
+
     /// The processes of its checks, also those that have ended and were not waited for.
     fn checks(&self) -> Vec<u32> {
         children(self.pid())
@@ -122,6 +136,14 @@ fn each_connection_has_a_process_of_its_own_which_leaves_nothing() {
 }
 
 #[test]
+fn while_nobody_asks_it_takes_no_processor_time() {
+    let cluster = Cluster::new();
+    let lent = lend(&mut cluster.leader().command());
+    assert_eq!(lent.get(), LEADER);
+    assert!(lent.rests());
+}
+
+#[test]
 fn the_time_of_a_check_counts_from_its_own_connection() {
     let cluster = Cluster::new();
     let lent = lend(cluster.leader().command().args(["--timeout", "2", "--max-age", "0"]));
@@ -141,7 +163,7 @@ fn of_500_clients_at_once_400_have_a_process_and_the_others_wait() {
         .map(|number| ask_from(client(number / 2), lent.address))
         .collect();
     wait_until("as many as may have a process", || lent.checks().len() == 400);
-    thread::sleep(Duration::from_millis(200));
+    assert!(lent.rests());
     assert_eq!(lent.checks().len(), 400);
     cluster.open_gate();
     for mut client in clients {
