@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cmonhachk::verdict::reason::Reason;
@@ -278,4 +279,59 @@ fn every_reason_has_a_code_of_its_own_that_fits_a_header() {
             "{code} twice"
         );
     }
+}
+
+/// The documents in this folder and below, without what is built.
+fn documents_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut documents = Vec::new();
+    for path in entries {
+        if path.is_dir() && path != project().join("target") {
+            documents.extend(documents_in(&path));
+        } else if path.extension().is_some_and(|kind| kind == "md") {
+            documents.push(path);
+        }
+    }
+    documents
+}
+
+/// What the part of a link behind # can be: the headings, as sites that show such documents name them.
+fn headings(document: &str) -> Vec<String> {
+    let titles = document.lines().filter(|line| line.starts_with('#'));
+    let name = |title: &str| {
+        let words = title.trim_start_matches('#').trim().to_lowercase();
+        let kept = words
+            .chars()
+            .filter(|letter| letter.is_alphanumeric() || " -_".contains(*letter));
+        kept.collect::<String>().replace(' ', "-")
+    };
+    titles.map(name).collect()
+}
+
+#[test]
+fn every_link_to_a_file_or_heading_leads_there() {
+    let link = Regex::new(r"\]\(([^)\s]+)\)").unwrap();
+    let mut count = 0;
+    for document in documents_in(project()) {
+        let text = fs::read_to_string(&document).unwrap();
+        let links = link.captures_iter(&text).map(|found| found[1].to_string());
+        for target in links.filter(|target| !target.contains("://")) {
+            count += 1;
+            let (file, heading) = target.split_once('#').unwrap_or((&target, ""));
+            let file = match file {
+                "" => document.clone(),
+                file => document.parent().unwrap().join(file),
+            };
+            assert!(file.exists(), "{}: there is no {target}", document.display());
+            if !heading.is_empty() {
+                let headings = headings(&fs::read_to_string(file).unwrap());
+                assert!(
+                    headings.iter().any(|other| other == heading),
+                    "{}: no heading {target}: {headings:?}",
+                    document.display()
+                );
+            }
+        }
+    }
+    assert!(count > 5, "{count} links");
 }

@@ -11,8 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 
 use crate::cluster::{Daemon, Folder, in_namespaces, parent, processes, project, wait_until};
-use crate::scale::nightly;
-use crate::versions::{Versions, in_usr_of, on_each_system};
+use crate::versions::{Versions, on_each_system};
 
 on_each_system! {
     the_address_is_there_while_the_file_has_a_one,
@@ -22,13 +21,12 @@ fn the_address_is_there_while_the_file_has_a_one(versions: &Versions) {
     follows_the_file(&|| versions.keepalived());
 }
 
-nightly! {
-    the_address_is_there_while_the_file_has_a_one_on_debian_11,
-}
-
-/// 2.1.5, beside an HAProxy that is too old for us.
-fn the_address_is_there_while_the_file_has_a_one_on_debian_11() {
-    follows_the_file(&|| in_usr_of("bullseye-front", "keepalived"));
+mod nightly {
+    /// 2.1.5, beside an HAProxy that is too old for us.
+    #[test]
+    fn the_address_is_there_while_the_file_has_a_one_on_debian_11() {
+        super::follows_the_file(&|| crate::versions::in_usr_of("bullseye-front", "keepalived"));
+    }
 }
 
 /// A keepalived needs 3.7 s to find out that nobody else has the address.

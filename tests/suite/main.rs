@@ -25,6 +25,7 @@ mod listener;
 mod lock;
 mod lock_file;
 mod node;
+mod packaged;
 mod packages;
 mod pauses;
 mod portable;

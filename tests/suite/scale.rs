@@ -1,6 +1,6 @@
-//! How much is tested in each run, and how much at night.
+//! The amounts for tests that could go on for ever.
 //!
-//! A test that could go on for ever has a short form for every test run and a long one for its figure. `CMONHACHK_LONG=1` asks
+//! Each has a short form for every test run and a long one for its figure. `CMONHACHK_LONG=1` asks
 //! for the long ones; a test's own variable, named at the top of its file, sets its amount alone.
 
 use std::env;
@@ -31,16 +31,3 @@ pub fn percentiles(mut spans: Vec<Duration>) -> String {
         at(1.0),
     )
 }
-
-/// Makes a test of each function, in the module `nightly`: `tests/run.sh nightly` runs these, and no other run.
-macro_rules! nightly {
-    ($($test:ident),+ $(,)?) => {
-        mod nightly {
-            $(#[test]
-            fn $test() {
-                super::$test();
-            })+
-        }
-    };
-}
-pub(crate) use nightly;

@@ -4,17 +4,12 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::{Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
-
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::cluster::{
-    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, TIMEOUT, ask, ask_from, binary, in_namespaces, is_closed, loopback,
-    parent, project, receive, simulated_s9s, unknown, wait_until,
+    Cluster, Daemon, FOLLOWER, LEADER, Node, TIMEOUT, ask_from, binary, in_namespaces, is_closed, loopback, parent,
+    project, receive, simulated_s9s, unknown, wait_until,
 };
 
 /// A line of the deployed service file.
@@ -112,11 +107,6 @@ impl<'a> Xinetd<'a> {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Opens a connection and sends a request on it.
-    fn ask(&self) -> TcpStream {
-        ask(self.address, GET)
-    }
-
     /// The processes of the node's checks: xinetd's children.
     fn responders(&self) -> Vec<u32> {
         let pids = self.node.cluster.processes().into_iter();
@@ -208,30 +198,6 @@ fn leadership_that_moves_is_seen_by_the_next_check_after_max_age() {
     });
 }
 
-#[test]
-fn fifty_curls_at_the_same_moment_cost_one_run() {
-    let cluster = Cluster::new();
-    cluster.behaves("slow 0.5");
-    let xinetd = Xinetd::start(cluster.leader(), "--max-age 60");
-    thread::scope(|scope| {
-        for _ in 0..50 {
-            scope.spawn(|| assert_eq!(xinetd.curl(&[]), LEADER));
-        }
-    });
-    assert_eq!(cluster.runs(), 1);
-}
-
-#[test]
-fn a_burst_of_connections_does_not_take_the_port_offline() {
-    let cluster = Cluster::new();
-    let xinetd = Xinetd::start(cluster.leader(), "");
-    let connections: Vec<TcpStream> = (0..500).map(|_| xinetd.ask()).collect();
-    for mut stream in connections {
-        assert_eq!(receive(&mut stream), LEADER);
-    }
-    assert_eq!(receive(&mut xinetd.ask()), LEADER);
-}
-
 /// What the article has in /etc/xinetd.d/cmonhachk.
 pub const ARTICLES_SERVICE: &str = "\
 service cmonhachk
@@ -265,49 +231,4 @@ fn a_client_from_elsewhere_is_not_let_in() {
     let output = xinetd.run("curl", &["--silent", "--interface", "127.0.0.99", &url]);
     assert!(output.stdout.is_empty());
     assert_eq!(cluster.runs(), 0);
-}
-
-#[test]
-fn a_wrong_option_in_the_service_file_gives_an_answer_that_says_so() {
-    let cluster = Cluster::new();
-    let xinetd = Xinetd::start(cluster.leader(), "--timout 3");
-    assert_eq!(xinetd.curl(&[]), unknown("bad-arguments"));
-}
-
-#[test]
-fn a_kill_in_the_middle_of_a_check_is_followed_by_a_right_answer() {
-    let cluster = Cluster::new();
-    cluster.behaves("hang");
-    let xinetd = Xinetd::start(cluster.leader(), "");
-    let mut stream = xinetd.ask();
-    wait_until("s9s runs", || cluster.runs() == 1);
-    let responders = xinetd.responders();
-    assert_eq!(responders.len(), 1);
-    kill(Pid::from_raw(responders[0] as i32), Signal::SIGKILL).unwrap();
-    assert_eq!(receive(&mut stream), "");
-    cluster.behaves("list");
-    assert_eq!(xinetd.curl(&[]), LEADER);
-    wait_until("nothing is left", || cluster.processes().is_empty());
-}
-
-#[test]
-fn whatever_s9s_does_the_answer_comes_in_time_and_nothing_is_left_running() {
-    let cluster = Cluster::new();
-    let xinetd = Xinetd::start(cluster.leader(), "--timeout 3 --max-age 0");
-    for (behaviour, expected) in [
-        ("hang", unknown("s9s-timeout")),
-        ("stubborn", unknown("s9s-timeout")),
-        ("flood", unknown("s9s-too-much-output")),
-        ("flood-errors", unknown("s9s-too-much-output")),
-        ("stray", LEADER.to_string()),
-        ("crash", unknown("s9s-killed")),
-        ("list", LEADER.to_string()),
-    ] {
-        cluster.behaves(behaviour);
-        let start = Instant::now();
-        assert_eq!(xinetd.curl(&[]), expected, "{behaviour}");
-        // What s9s has started would go on for a minute.
-        assert!(start.elapsed() < Duration::from_secs(10), "{behaviour}");
-        wait_until("nothing is left", || cluster.processes().is_empty());
-    }
 }
