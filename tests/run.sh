@@ -165,7 +165,7 @@ night() { tests night --test suite -- --test-threads 3 nightly::; }
 
 long() {
     export CMONHACHK_LONG=1
-    tests long --test suite -- --test-threads 1 alone:: properties:: shells::
+    tests long --test suite -- --test-threads 1 alone:: history::run:: properties:: shells::
     unset CMONHACHK_LONG
 }
 

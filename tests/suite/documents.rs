@@ -194,6 +194,10 @@ fn the_manual_page_has_every_reason_with_its_meaning_and_advice_and_no_other() {
         assert!(entries.contains(&entry), "not in deploy/man/cmonhachk.8: {entry}");
     }
     let states = ["leader", "follower", "unknown"];
+    for state in states {
+        let entry = format!("Sy {state} ");
+        assert!(entries.iter().any(|other| other.starts_with(&entry)), "{state}");
+    }
     for entry in entries.iter().filter_map(|entry| entry.strip_prefix("Sy ")) {
         let code = entry.split(' ').next().unwrap();
         assert!(
@@ -245,6 +249,27 @@ fn completed(program: &str) -> BTreeSet<String> {
     completed.split_whitespace().map(str::to_string).collect()
 }
 
+/// The options of `cmonhachk-front --help`, one a line. It is in the script.
+fn help_of_front() -> Vec<String> {
+    let mut front = Command::new("deploy/front/cmonhachk-front");
+    let output = front.arg("--help").current_dir(project()).output().unwrap();
+    option_lines(&output.stdout)
+}
+
+#[test]
+fn the_manual_page_of_the_front_has_every_option_with_its_argument_and_no_other() {
+    let usage = |line: &String| line.split("  ").next().unwrap().to_string();
+    let mut told: Vec<String> = help_of_front().iter().map(usage).collect();
+    let page = source("cmonhachk-front.8");
+    let entries = page.lines().filter_map(|line| line.strip_prefix(".It Fl "));
+    let mut documented: Vec<String> = entries
+        .map(|entry| format!("-{}", entry.replace(" , Fl ", ", -").replace("Ar ", "")))
+        .collect();
+    told.sort();
+    documented.sort();
+    assert_eq!(documented, told);
+}
+
 #[test]
 fn bash_completes_every_option_and_no_other() {
     let long = Regex::new("--[a-z0-9-]+").unwrap();
@@ -256,10 +281,7 @@ fn bash_completes_every_option_and_no_other() {
             .collect()
     };
     assert_eq!(completed("cmonhachk"), options(help()));
-    // Its help is in the script.
-    let mut front = Command::new("deploy/front/cmonhachk-front");
-    let output = front.arg("--help").current_dir(project()).output().unwrap();
-    let front = options(option_lines(&output.stdout));
+    let front = options(help_of_front());
     assert!(front.len() > 9, "{front:?}");
     assert_eq!(completed("cmonhachk-front"), front);
 }
