@@ -23,7 +23,7 @@ const FILES_OF_DEB: &str = r#"
     dpkg-deb --contents "$1" | sed -E 's/ +[0-9]+ [-0-9]+ [0-9:]+ / /'
     dpkg-deb --ctrl-tarfile "$1" | tar --list | sort"#;
 const FILES_OF_RPM: &str = r#"
-    rpm --query --package --queryformat '[%{FILEMODES:perms} %{FILEUSERNAME}/%{FILEGROUPNAME} %{FILENAMES} %{FILELINKTOS}\n]' "$1"
+    rpm --query --package --queryformat '[%{FILEMODES:perms} %{FILEUSERNAME}/%{FILEGROUPNAME} %{FILENAMES} %{FILELINKTOS}\n]' "$1" | sed 's/ $//'
     rpm --query --package --queryformat '[%{PREINPROG} preinst\n][%{POSTINPROG} postinst\n][%{PREUNPROG} prerm\n][%{POSTUNPROG} postrm\n]' "$1""#;
 
 /// `INSTA_UPDATE=always cargo test -- packaged` writes the lists in `snapshots/` again.

@@ -20,7 +20,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::cluster::{Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, unknown, wait_until};
+use crate::cluster::{
+    Cluster, FOLLOWER, GET, LEADER, Node, connect, in_namespaces, once_in_a_while, unknown, wait_until,
+};
 
 /// The same check on a machine that was booted this much earlier.
 fn booted_earlier(node: &Node<'_>, seconds: u32) -> String {
@@ -155,7 +157,7 @@ fn no_check_asks_the_wall_clock() {
     assert_eq!(check(&["--max-age", "60"]), one, "for a verdict of its own");
     assert_eq!(check(&["--max-age", "60"]), one, "for another's");
     cluster.behaves("hang");
-    assert_eq!(check(&["--max-age", "0", "--timeout", "0.5"]), one, "where s9s hangs");
+    assert_eq!(check(&["--max-age", "0", "--timeout", "2"]), one, "where s9s hangs");
     let _held = node.hold_the_lock();
     assert_eq!(
         check(&["--max-age", "0", "--timeout", "0.5"]),
@@ -167,20 +169,23 @@ fn no_check_asks_the_wall_clock() {
 
 #[test]
 fn a_check_that_was_stopped_between_its_verdict_and_its_answer_tells_no_role() {
-    let cluster = Cluster::new();
-    let node = cluster.leader();
-    let mut client = node.connect(&["--timeout", "2"]);
-    let started = Instant::now();
-    client.send(b"GET / HTTP/1.1\r\n");
-    let published = format!("{}.verdict", node.lock.display());
-    wait_until("it has its verdict", || fs::symlink_metadata(&published).is_ok());
-    let responder = Pid::from_raw(client.responder.id() as i32);
-    kill(responder, Signal::SIGSTOP).unwrap();
-    cluster.leads("10.0.0.102");
-    thread::sleep(Duration::from_millis(2050).saturating_sub(started.elapsed()));
-    client.send(b"\r\n");
-    kill(responder, Signal::SIGCONT).unwrap();
-    assert_eq!(client.answer(), unknown("stuck"));
+    // On a busy machine, the check may have answered before it is stopped.
+    assert!(once_in_a_while(|| {
+        let cluster = Cluster::new();
+        let node = cluster.leader();
+        let mut client = node.connect(&["--timeout", "2"]);
+        let started = Instant::now();
+        client.send(b"GET / HTTP/1.1\r\n");
+        let published = format!("{}.verdict", node.lock.display());
+        wait_until("it has its verdict", || fs::symlink_metadata(&published).is_ok());
+        let responder = Pid::from_raw(client.responder.id() as i32);
+        kill(responder, Signal::SIGSTOP).unwrap();
+        cluster.leads("10.0.0.102");
+        thread::sleep(Duration::from_millis(2050).saturating_sub(started.elapsed()));
+        client.send(b"\r\n");
+        kill(responder, Signal::SIGCONT).unwrap();
+        client.answer() == unknown("stuck")
+    }));
 }
 
 #[cfg(target_arch = "x86_64")]
