@@ -31,8 +31,13 @@ use backoff::BackOff;
 use entry::Entry;
 pub use reported::log_change;
 
-/// The poll interval of a check that waits for another check's verdict: at first, and at most.
+/// The shortest and the longest poll interval of a check that waits for another check's verdict.
 const POLL: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(25)];
+
+/// How long a check that has waited for this time waits until it looks again.
+fn poll_interval(waited: Duration) -> Duration {
+    (waited / 8).clamp(POLL[0], POLL[1])
+}
 
 /// What checks with these options share.
 #[derive(Debug)]
@@ -119,7 +124,7 @@ impl<'a> Store<'a> {
             // flock(2) could wait, too, but for the lock and not for the verdict: where s9s takes longer than the
             // maximum age, newcomers would take the lock again and again before all who waited have had it.
             let waited = asked.age().unwrap_or_default();
-            thread::sleep((waited / 8).clamp(POLL[0], POLL[1]).min(deadline.left()));
+            thread::sleep(poll_interval(waited).min(deadline.left()));
         }
     }
 
@@ -262,5 +267,16 @@ fn lock_state(lock_file: &Path) -> LockState {
         Ok(_) => LockState::Usable,
         Err(error) if is_missing(&error) => LockState::Missing,
         Err(error) => LockState::Unusable(anyhow!(error).context("it cannot be examined")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_looks_less_often_the_longer_it_waits() {
+        let after = |millis| poll_interval(Duration::from_millis(millis)).as_millis();
+        assert_eq!([0, 40, 80, 200, 1000].map(after), [5, 5, 10, 25, 25]);
     }
 }
