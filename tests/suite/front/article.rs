@@ -4,7 +4,6 @@ use super::site::*;
 use crate::cluster::wait_until;
 use crate::node::DEB;
 use crate::packages::commands;
-use crate::versions::Versions;
 use crate::xinetd::ARTICLES_SERVICE;
 
 /// The article's parts on the node with the address `$1`, but for faster checks, a shell's script in
@@ -74,9 +73,7 @@ END
     systemctl restart xinetd
     systemctl --quiet enable --now haproxy keepalived"#;
 
-#[test]
-fn a_site_as_the_article_has_it_moves_step_by_step_and_loses_no_user() {
-    let site = Site::boot(&Versions::usual());
+pub fn a_site_as_the_article_has_it_moves_step_by_step_and_loses_no_user(site: &Site) {
     for node in &site.nodes {
         let article = ARTICLE.replace("SERVICE", ARTICLES_SERVICE);
         node.run(&format!("set -- 10.0.0.10{}; {article}", &node.name[4..]));

@@ -3,79 +3,100 @@
 use super::site::*;
 use crate::cluster::wait_until;
 use crate::node::DEB;
-use crate::versions::{Versions, on_each_system};
+use crate::versions::Versions;
 
 /// The file that keepalived follows, and the one of version 0.1.0.
-const FOLLOWED: &str = "/run/keepalived-cmonhachk/haproxy";
+pub const FOLLOWED: &str = "/run/keepalived-cmonhachk/haproxy";
 const FORMER: &str = "/run/cmonhachk-front.weight";
 
 const UNIT: &str = "/usr/lib/systemd/system/cmonhachk-front.service";
 
-/// Three nodes, of which only the first one can have the address.
-fn one_can_have_it(versions: &Versions) -> Site {
-    let site = Site::boot(versions);
-    for node in &site.nodes {
-        node.succeeds(SITE);
+/// Both services are stopped, and what is in /run is as at a boot.
+const BEFORE_A_BOOT: &str = "systemctl stop keepalived cmonhachk-front; rm -r /run/keepalived-cmonhachk; \
+    systemd-tmpfiles --create cmonhachk.conf";
+
+/// What is done to the two services, and whether HAProxy runs then.
+type Disturbance = (&'static str, bool);
+
+pub fn at_a_boot_the_address_comes_whichever_of_haproxy_and_keepalived_is_first(site: &Site) {
+    only_the_first_node_can_have_it(site);
+    follows_haproxy(
+        site,
+        &[
+            (BEFORE_A_BOOT, false),
+            ("systemctl start keepalived; systemctl start cmonhachk-front", true),
+            (BEFORE_A_BOOT, false),
+            ("systemctl start cmonhachk-front; systemctl start keepalived", true),
+        ],
+    );
+    each_node_can_have_it_again(site);
+}
+
+/// keepalived.rs tries most of these without systemd.
+pub fn whatever_is_stopped_killed_or_reloaded_the_address_follows_haproxy(site: &Site) {
+    only_the_first_node_can_have_it(site);
+    follows_haproxy(
+        site,
+        &[
+            ("systemctl restart keepalived", true),
+            ("systemctl stop cmonhachk-front", false),
+            ("systemctl restart keepalived", false),
+            ("systemctl start cmonhachk-front", true),
+            (
+                "systemctl kill --kill-whom main --signal KILL keepalived; systemctl reset-failed keepalived; \
+                 systemctl restart keepalived",
+                true,
+            ),
+            ("systemctl kill --kill-whom main --signal KILL cmonhachk-front", true),
+            ("systemctl reload keepalived", true),
+        ],
+    );
+    each_node_can_have_it_again(site);
+}
+
+fn follows_haproxy(site: &Site, disturbances: &[Disturbance]) {
+    let node = &site.nodes[0];
+    for (disturbance, runs) in disturbances {
+        node.run(disturbance);
+        let expected: &[&str] = if *runs { &["node1"] } else { &[] };
+        wait_until(disturbance, || {
+            let says = node.run(&format!("cat {FOLLOWED} 2>/dev/null"));
+            site.holders(VIRTUAL) == expected && (says == "1\n") == *runs
+        });
     }
+}
+
+/// A missing file means no address, and so does a missing folder, which keepalived then stops to watch.
+pub fn a_run_repairs_the_file_and_the_folder_that_keepalived_follows(site: &Site) {
+    only_the_first_node_can_have_it(site);
+    let node = &site.nodes[0];
+    for (damage, repair) in [
+        (format!("rm {FOLLOWED}"), format!("Writes {FOLLOWED}\n")),
+        (
+            "rm -r /run/keepalived-cmonhachk".to_string(),
+            "Makes /run/keepalived-cmonhachk\n".to_string(),
+        ),
+    ] {
+        node.run(&damage);
+        wait_until("the address has gone", || site.holders(VIRTUAL).is_empty());
+        let said = node.front("");
+        assert!(said.contains(&repair), "{said}");
+        wait_until("the address is back", || site.holders(VIRTUAL) == ["node1"]);
+    }
+    each_node_can_have_it_again(site);
+}
+
+fn only_the_first_node_can_have_it(site: &Site) {
     for node in &site.nodes[1..] {
         node.run("systemctl stop cmonhachk-front");
     }
     wait_until("the first node has the address", || site.holders(VIRTUAL) == ["node1"]);
-    site
 }
 
-on_each_system! {
-    whatever_starts_first_or_is_killed_the_address_follows_haproxy,
-    an_upgrade_from_version_0_1_0_moves_the_file_and_not_the_address,
-}
-
-fn whatever_starts_first_or_is_killed_the_address_follows_haproxy(versions: &Versions) {
-    let site = one_can_have_it(versions);
-    let node = &site.nodes[0];
-    for (disturbance, runs) in [
-        ("systemctl restart keepalived", true),
-        ("systemctl stop cmonhachk-front", false),
-        ("systemctl restart keepalived", false),
-        ("systemctl start cmonhachk-front", true),
-        (
-            "systemctl kill --kill-whom main --signal KILL keepalived; systemctl reset-failed keepalived; systemctl restart keepalived",
-            true,
-        ),
-        ("systemctl kill --kill-whom main --signal KILL cmonhachk-front", true),
-        ("systemctl reload keepalived", true),
-        // As at a boot, in either order.
-        (
-            "systemctl stop keepalived cmonhachk-front; rm -r /run/keepalived-cmonhachk; systemd-tmpfiles --create cmonhachk.conf",
-            false,
-        ),
-        ("systemctl start keepalived; systemctl start cmonhachk-front", true),
-        (
-            "systemctl stop keepalived cmonhachk-front; rm -r /run/keepalived-cmonhachk; systemd-tmpfiles --create cmonhachk.conf",
-            false,
-        ),
-        ("systemctl start cmonhachk-front; systemctl start keepalived", true),
-    ] {
-        node.run(disturbance);
-        let expected: &[&str] = if runs { &["node1"] } else { &[] };
-        wait_until(disturbance, || {
-            let says = node.run(&format!("cat {FOLLOWED} 2>/dev/null"));
-            site.holders(VIRTUAL) == expected && (says == "1\n") == runs
-        });
+fn each_node_can_have_it_again(site: &Site) {
+    for node in &site.nodes[1..] {
+        node.run("systemctl start cmonhachk-front");
     }
-
-    // A missing file means no address, and a run repairs it.
-    node.run(&format!("rm {FOLLOWED}"));
-    wait_until("the address has gone", || site.holders(VIRTUAL).is_empty());
-    let said = node.front("");
-    assert!(said.contains(&format!("Writes {FOLLOWED}\n")), "{said}");
-    wait_until("the address is back", || site.holders(VIRTUAL) == ["node1"]);
-
-    // The same for its folder, which keepalived stops to watch.
-    node.run("rm -r /run/keepalived-cmonhachk");
-    wait_until("the address has gone", || site.holders(VIRTUAL).is_empty());
-    let said = node.front("");
-    assert!(said.contains("Makes /run/keepalived-cmonhachk\n"), "{said}");
-    wait_until("the address is back", || site.holders(VIRTUAL) == ["node1"]);
 }
 
 /// Makes of a front what version 0.1.0 made: the unit writes another number into another file.
@@ -93,10 +114,9 @@ const OF_VERSION_0_1_0: &str = r#"
     systemctl start keepalived
     echo 0 >/run/cmonhachk-front.weight"#;
 
-fn an_upgrade_from_version_0_1_0_moves_the_file_and_not_the_address(versions: &Versions) {
-    let site = Site::boot(versions);
+pub fn an_upgrade_from_version_0_1_0_moves_the_file_and_not_the_address(versions: &Versions) {
+    let site = Site::with_fronts(versions);
     for node in &site.nodes {
-        node.succeeds(SITE);
         node.run(OF_VERSION_0_1_0);
     }
     // HAProxy does not run on the third node.
@@ -137,99 +157,4 @@ fn an_upgrade_from_version_0_1_0_moves_the_file_and_not_the_address(versions: &V
         ));
         assert_eq!(said, says, "{name}");
     }
-}
-
-#[test]
-fn a_reload_that_cannot_take_its_port_is_no_success_and_leaves_what_was_there() {
-    let site = Site::boot(&Versions::usual());
-    let node = &site.nodes[0];
-    // As where SELinux denies it a port: "Permission denied".
-    node.run("mkdir /etc/systemd/system/cmonhachk-front.service.d");
-    node.put(
-        "etc/systemd/system/cmonhachk-front.service.d/denied.conf",
-        "[Service]\nCapabilityBoundingSet=~CAP_NET_BIND_SERVICE\n",
-    );
-    node.run("systemctl daemon-reload");
-    node.succeeds(&format!("--front-port 8081 {SITE}"));
-    let before = node.run("sha256sum /etc/haproxy/cmonhachk.cfg");
-
-    let said = node.front("--front-port 82");
-    assert!(
-        said.contains("cmonhachk-front: HAProxy does not serve the new configuration: see journalctl")
-            && said.contains("cmonhachk-front: The former configuration is in place again.\n")
-            && said.ends_with("\n1\n"),
-        "{said}"
-    );
-    assert!(!said.contains("Users get to the leader"), "{said}");
-    assert_eq!(node.run("sha256sum /etc/haproxy/cmonhachk.cfg"), before);
-    let gets = |port| site.visit(VIRTUAL, port).map(|(_, name)| name);
-    assert_eq!(gets(8081).as_deref(), Some("node2"));
-    let said = node.succeeds("");
-    assert!(said.ends_with("Nothing had to be changed.\n0\n"), "{said}");
-
-    // A run that is killed leaves the new configuration. What comes back is the one that was served.
-    node.run("timeout --signal KILL 3 cmonhachk-front --front-port 82");
-    assert_ne!(node.run("sha256sum /etc/haproxy/cmonhachk.cfg"), before);
-    let said = node.front("--status");
-    assert!(
-        said.contains("HAProxy does not serve /etc/haproxy/cmonhachk.cfg as it is: run cmonhachk-front\n"),
-        "{said}"
-    );
-    let said = node.front("--front-port 82");
-    assert!(said.contains("The former configuration is in place again.\n"), "{said}");
-    assert_eq!(node.run("sha256sum /etc/haproxy/cmonhachk.cfg"), before);
-    assert_eq!(gets(8081).as_deref(), Some("node2"));
-
-    // Nor is all well where the address could not come.
-    node.run(&format!("echo 0 >{FOLLOWED}"));
-    let said = node.front("--status");
-    assert!(said.contains("this host cannot get 10.0.0.130, because"), "{said}");
-    node.succeeds("");
-
-    // The same where it cannot start at all.
-    node.succeeds("--remove");
-    let said = node.front(&format!("--front-port 82 {SITE}"));
-    assert!(
-        said.contains("HAProxy does not serve the new configuration") && said.ends_with("\n1\n"),
-        "{said}"
-    );
-    assert_ne!(
-        node.run("systemctl show --property ActiveState cmonhachk-front"),
-        "ActiveState=activating\n"
-    );
-    // A service that tries again and again must not be in the way of a run with better arguments.
-    node.run("systemctl start --no-block cmonhachk-front");
-    node.succeeds(&format!("--front-port 8081 {SITE}"));
-}
-
-#[test]
-fn status_says_what_to_do_after_the_port_went_to_a_program_without_the_agents_line() {
-    let site = Site::boot(&Versions::usual());
-    for node in &site.nodes {
-        node.succeeds(SITE);
-    }
-    // HAProxy has heard "down" from the third node. Now another program answers there, and it leads.
-    site.nodes[2].run(
-        "systemctl stop cmonhachk.socket cmonhachk.service
-         systemd-run --quiet --unit another socat TCP-LISTEN:9201,fork,reuseaddr SYSTEM:'echo HTTP/1.0 200 OK; echo'",
-    );
-    for node in &site.nodes {
-        node.hears("node3");
-    }
-    wait_until("the second node has gone down", || {
-        !site.nodes[0].front("--status").contains("10.0.0.102       UP")
-    });
-    let advice = "run systemctl reload cmonhachk-front on each node\n";
-    let said = site.nodes[0].front("--status");
-    assert!(
-        said.contains("10.0.0.103       DOWN (agent)") && said.contains(advice) && said.ends_with("\n1\n"),
-        "{said}"
-    );
-    for node in &site.nodes {
-        node.run("systemctl reload cmonhachk-front");
-    }
-    wait_until("users get there", || {
-        site.user_gets(VIRTUAL).as_deref() == Some("node3")
-    });
-    assert!(!site.nodes[0].front("--status").contains(advice));
 }

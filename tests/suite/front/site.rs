@@ -54,6 +54,8 @@ impl Network {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let network = Network(format!("chk-{}-{count}", std::process::id()));
+        // A test that was killed may have left one, and had the same process id.
+        let _ = Command::new("ip").args(["netns", "del", &network.0]).output();
         ip(&format!("netns add {}", network.0));
         for line in [
             "link set lo up",
@@ -107,7 +109,7 @@ impl Node {
         let pid = systemd.first_process().unwrap();
         network.ip(&format!("link add {name} type veth peer name eth1 netns {pid}"));
         network.ip(&format!("link set {name} master switch up"));
-        systemd.run(&format!(
+        let installed = systemd.output(&format!(
             "ip addr del 10.0.0.101/32 dev lo; ip addr add 10.0.0.{number}/24 dev eth1; ip addr add fd00::{number}/64 dev eth1 nodad; ip link set eth1 up
              sed -i s/10.0.0.101/10.0.0.{number}/ /etc/default/cmon
              rm /etc/systemd/system/cmonhachk*.* /usr/sbin/cmonhachk 2>/dev/null
@@ -115,6 +117,7 @@ impl Node {
              rm -f /usr/sbin/policy-rc.d
              dpkg --install {DEB}"
         ));
+        assert!(installed.status.success(), "{name}: {installed:?}");
         let node = Node {
             name,
             systemd,
@@ -200,6 +203,15 @@ impl Node {
         ask().unwrap_or_default()
     }
 
+    /// The names of the nodes that our HAProxy counts as up.
+    pub fn counts_as_up(&self) -> Vec<String> {
+        let servers = self.admin("show stat");
+        let up = servers
+            .lines()
+            .filter(|line| line.starts_with("role,node") && line.contains(",UP"));
+        up.map(|line| line.split(',').nth(1).unwrap().to_string()).collect()
+    }
+
     /// The users' connections that our HAProxy has open, one a line.
     pub fn connections(&self) -> Vec<String> {
         let answer = self.admin("show sess");
@@ -242,14 +254,63 @@ pub struct Site {
 }
 
 impl Site {
-    /// Boots the nodes; the second one leads.
+    /// Boots the nodes, without a front; the second one leads.
     pub fn boot(versions: &Versions) -> Site {
         let network = Network::new();
         let nodes = thread::scope(|scope| {
             let boots = NAMES.map(|name| scope.spawn(|| Node::boot(&network, name, versions)));
             boots.map(|boot| boot.join().unwrap()).into()
         });
-        Site { nodes, network }
+        let site = Site { nodes, network };
+        for number in 101..=103 {
+            let check = SocketAddr::from(([10, 0, 0, number], 9201));
+            // The switch may still learn where the nodes are.
+            wait_until("each check is in reach", || {
+                inside(&site.network.file(), || {
+                    TcpStream::connect_timeout(&check, Duration::from_secs(1)).is_ok()
+                })
+            });
+        }
+        site
+    }
+
+    /// Boots the nodes and sets up their fronts; the first one has the address.
+    pub fn with_fronts(versions: &Versions) -> Site {
+        let site = Site::boot(versions);
+        site.succeeds(SITE);
+        site.puts_address_on("node1");
+        site
+    }
+
+    /// Runs cmonhachk-front on all nodes at the same moment. One after the other, each would look for 6 s whether
+    /// it takes the address from the one before.
+    pub fn succeeds(&self, arguments: &str) {
+        thread::scope(|scope| {
+            for node in &self.nodes {
+                scope.spawn(|| node.succeeds(arguments));
+            }
+        });
+    }
+
+    /// Moves the address to this node, unless it is there.
+    pub fn puts_address_on(&self, name: &str) {
+        if self.holder() == name {
+            return;
+        }
+        let others = || self.nodes.iter().filter(|node| node.name != name);
+        for node in others() {
+            node.run("systemctl stop cmonhachk-front");
+        }
+        wait_until("the address is there", || self.holders(VIRTUAL) == [name]);
+        for node in others() {
+            node.run("systemctl start cmonhachk-front");
+        }
+    }
+
+    /// The name of the one node that has the address.
+    pub fn holder(&self) -> &'static str {
+        wait_until("one node has the address", || self.holders(VIRTUAL).len() == 1);
+        self.holders(VIRTUAL)[0]
     }
 
     pub fn holders(&self, address: &str) -> Vec<&'static str> {
@@ -277,6 +338,11 @@ impl Site {
         self.visit(address, 81).map(|(_, name)| name)
     }
 
+    /// Whether users get to the second node, at the address.
+    pub fn users_are_on_the_leader(&self) -> bool {
+        self.user_gets(VIRTUAL).as_deref() == Some("node2")
+    }
+
     /// A user goes there again and again while `act` is done: how often to which node, or to none.
     pub fn replies_during(&self, (address, port): (&str, u16), act: impl FnOnce()) -> HashMap<Option<String>, u32> {
         let over = AtomicBool::new(false);
@@ -302,7 +368,7 @@ impl Site {
         wait_until("the address is elsewhere and serves", || {
             let holders = self.holders(VIRTUAL);
             assert!(!(holders.contains(&old) && holders.len() > 1), "{holders:?}");
-            holders.len() == 1 && holders != [old] && self.user_gets(VIRTUAL).as_deref() == Some("node2")
+            holders.len() == 1 && holders != [old] && self.users_are_on_the_leader()
         });
         eprintln!("the address moved in {:?}", start.elapsed());
         self.holders(VIRTUAL)[0]
@@ -319,15 +385,17 @@ impl Site {
 }
 
 impl Drop for Site {
-    /// A failed test shows what keepalived did on each node.
+    /// A failed test shows what HAProxy and keepalived said on each node.
     fn drop(&mut self) {
         if !thread::panicking() {
             return;
         }
+        let command = "journalctl --unit keepalived --unit cmonhachk-front --no-pager --no-hostname \
+            --output short-precise | grep -v ' users ui/' | tail -n 60";
         for node in &self.nodes {
-            let journal =
-                node.run("journalctl --unit keepalived --no-pager --no-hostname --output short-precise | tail -n 60");
-            eprintln!("keepalived on {}:\n{journal}", node.name);
+            if node.systemd.first_process().is_some() {
+                eprintln!("{}:\n{}", node.name, node.run(command));
+            }
         }
     }
 }

@@ -1,0 +1,149 @@
+//! What cmonhachk-front says of nodes, the address and users, of repairs and of what it would change.
+
+use super::site::*;
+use crate::cluster::wait_until;
+
+pub fn without_a_front_it_shows_this_nodes_role(site: &Site) {
+    let node = &site.nodes[1];
+    let version = format!("cmonhachk {}\n0\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(node.succeeds("--version"), version);
+    assert_eq!(node.succeeds("-h"), node.succeeds("--help"));
+
+    let status = node.front("--status");
+    assert!(status.contains("\n127.0.0.1                      leader\n"), "{status}");
+    assert!(status.ends_with("\n1\n"), "{status}");
+}
+
+pub fn each_node_shows_the_roles_who_has_the_address_and_where_users_get_to(site: &Site) {
+    let last = site.holder().replace("node", "");
+    let address = format!("10.0.0.130 is on 10.0.0.10{last}.\nUsers get to 10.0.0.102 at 10.0.0.130, port 81.\n0\n");
+    for node in &site.nodes {
+        let status = node.succeeds("--status");
+        for part in [
+            "10.0.0.101       DOWN",
+            "10.0.0.102       UP            leader\n",
+            &address,
+        ] {
+            assert!(status.contains(part), "{part}: {status}");
+        }
+    }
+}
+
+pub fn prometheus_sees_the_nodes_as_haproxy_does(site: &Site) {
+    let metrics = site.nodes[1].run("curl --silent http://10.0.0.130:9600/metrics");
+    let series = "haproxy_server_status{proxy=\"role\",server=\"node2\"";
+    assert!(metrics.contains(series), "{metrics}");
+}
+
+pub fn it_names_a_front_that_does_not_run(site: &Site) {
+    let node = &site.nodes[2];
+    node.run("systemctl stop cmonhachk-front");
+    let status = node.front("--status");
+    let complaint = "cmonhachk-front.service does not run here\n";
+    assert!(status.contains(complaint) && status.ends_with("\n1\n"), "{status}");
+    node.run("systemctl start cmonhachk-front");
+}
+
+/// The third node does not respond, and the second one has lost parts of its front.
+pub fn a_repair_needs_no_other_node(site: &Site) {
+    let (node, silent) = (&site.nodes[1], &site.nodes[2]);
+    silent.run("systemctl stop cmonhachk.socket");
+    node.run("rm /etc/keepalived/cmonhachk.conf; systemctl --quiet disable --now cmonhachk-front");
+
+    let repair = node.front("");
+    for part in [
+        "Enables cmonhachk-front.service\n",
+        "Starts cmonhachk-front.service\n",
+        "Writes /etc/keepalived/cmonhachk.conf\n",
+        "cmonhachk-front: 10.0.0.103 gives no answer: nothing listens on port 9201, or no way leads there\n",
+    ] {
+        assert!(repair.contains(part), "{part}: {repair}");
+    }
+    assert!(repair.ends_with("\n1\n"), "{repair}");
+    assert_eq!(node.run("systemctl is-active cmonhachk-front"), "active\n");
+    silent.run("systemctl start cmonhachk.socket");
+}
+
+pub fn a_new_setting_needs_every_node_and_a_dry_run_shows_it_all_the_same(site: &Site) {
+    let (node, silent) = (&site.nodes[1], &site.nodes[2]);
+    silent.run("systemctl stop cmonhachk.socket");
+    let state = node.state();
+    let refusal = node.front("--front-port 82");
+    assert!(refusal.contains("10.0.0.103 gives no answer"), "{refusal}");
+    assert!(refusal.ends_with("\n1\n"), "{refusal}");
+
+    let shown = node.front("--dry-run --front-port 82");
+    for part in [
+        "+    bind :82\n",
+        "Reloads cmonhachk-front.service\n",
+        "10.0.0.103 gives no answer",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(!shown.contains("Reloads keepalived.service"), "{shown}");
+    assert!(shown.ends_with("\n1\n"), "{shown}");
+    assert_eq!(node.state(), state);
+
+    let status = node.front("--status");
+    assert!(status.contains("10.0.0.103       DOWN"), "{status}");
+    assert!(status.ends_with("\n1\n"), "{status}");
+    silent.run("systemctl start cmonhachk.socket");
+}
+
+pub fn it_names_nodes_that_do_not_know_their_role_and_this_one_first(site: &Site) {
+    let (node, other) = (&site.nodes[1], &site.nodes[2]);
+    for ignorant in [node, other] {
+        ignorant.behaves("fail 6 No user name set.");
+        wait_until("the last verdict is forgotten", || {
+            ignorant
+                .run("curl --silent --include http://127.0.0.1:9201")
+                .contains("s9s-no-user")
+        });
+    }
+    for arguments in ["", "--status"] {
+        let said = node.front(arguments);
+        let first = said.find("cmonhachk-front: 10.0.0.102 does not know its role: s9s-no-user");
+        let second = said.find(".103 does not know");
+        assert!(first.is_some() && first < second && said.ends_with("\n1\n"), "{said}");
+    }
+
+    for knowing in [node, other] {
+        knowing.behaves("list");
+    }
+    wait_until("all is well", || node.front("--status").ends_with("\n0\n"));
+    assert!(node.succeeds("").ends_with("Nothing had to be changed.\n0\n"));
+}
+
+/// HAProxy has heard "down" from the third node's cmonhachk, and the other program has no line for the agent.
+pub fn it_says_what_to_do_after_the_port_of_the_new_leader_went_to_another_program(site: &Site) {
+    site.nodes[2].run(
+        "systemctl stop cmonhachk.socket cmonhachk.service
+         systemd-run --quiet --unit another socat TCP-LISTEN:9201,fork,reuseaddr SYSTEM:'sed -un /^.$/q; echo HTTP/1.0 200 OK; echo'",
+    );
+    for node in &site.nodes {
+        node.hears("node3");
+    }
+    let status = || site.nodes[0].front("--status");
+    wait_until("the second node has gone down", || {
+        !status().contains("10.0.0.102       UP")
+    });
+    let said = status();
+    let advice = "run systemctl reload cmonhachk-front on each node\n";
+    for part in ["10.0.0.103       DOWN (agent)", advice, "\n1\n"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+
+    for node in &site.nodes {
+        node.run("systemctl reload cmonhachk-front");
+    }
+    wait_until("users get there", || {
+        site.user_gets(VIRTUAL).as_deref() == Some("node3")
+    });
+    assert!(!status().contains(advice));
+
+    site.nodes[2].run("systemctl stop another; systemctl start cmonhachk.socket");
+    for node in &site.nodes {
+        node.hears("node2");
+    }
+    wait_until("users are on the second node again", || site.users_are_on_the_leader());
+}
