@@ -100,16 +100,16 @@ impl Machine {
         &self.node
     }
 
-    /// The processes of checks: the checks themselves, or what they have started.
-    fn processes(&self, are_checks: bool) -> Vec<Pid> {
-        let xinetd = self.xinetd.lock().unwrap().pid;
-        let mut pids = self.node.processes_of("xinetd");
-        pids.retain(|pid| *pid != xinetd && is_check(*pid) == are_checks);
-        pids
+    /// The processes of checks, with their clients: the checks themselves, or what they have started.
+    fn processes(&self, are_checks: bool) -> Vec<(Pid, Ipv4Addr)> {
+        let all = self.node.processes_of("xinetd").into_iter();
+        // A child of xinetd has a client when it has become a check.
+        let with_client = all.filter_map(|pid| Some((pid, client_of(pid)?)));
+        with_client.filter(|(pid, _)| is_check(*pid) == are_checks).collect()
     }
 
-    pub fn checks(&self) -> Vec<Pid> {
-        self.processes(true)
+    pub fn has_checks(&self) -> bool {
+        !self.processes(true).is_empty()
     }
 
     fn behave(&self, how: &str) -> Repair<'_> {
@@ -126,8 +126,7 @@ impl Machine {
     /// Some processes of checks, with their clients. It spares what a killed check has left, because that must end by
     /// itself, and checks that stand still, because few would live to go on.
     fn some(&self, are_checks: bool, seed: u64, most: usize) -> Vec<(Pid, Ipv4Addr)> {
-        let with_client = |pid| Some((pid, client_of(pid)?));
-        let mut all: Vec<_> = self.processes(are_checks).into_iter().filter_map(with_client).collect();
+        let mut all = self.processes(are_checks);
         let (killed, stopped) = (self.killed.lock().unwrap(), self.stopped.lock().unwrap());
         all.retain(|(_, client)| !killed.contains(client) && !stopped.contains(client));
         let mut rng = Rng(seed);
