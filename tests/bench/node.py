@@ -214,7 +214,7 @@ def growth(checks, pause):
         made += int(said.split(" requests in ")[0].split()[-1])
     seconds = time.monotonic() - begin
     after = node.listener()
-    # The kernel remembers a closed connection for a minute. The listener ends after a minute without one.
+    # The kernel remembers a closed connection for a minute.
     time.sleep(pause)
     after.append(kernel())
     node.end()
