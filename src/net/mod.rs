@@ -98,8 +98,9 @@ fn respond(connection: Connection, started: Instant, head: &mut Vec<u8>) -> Resu
         checked.finish();
         wait_for_the_request(connection, head, started, READING.min(options.timeout / 2));
     }
-    let verdict = checked.verdict_before(deadline);
     watchdog::claim_response();
+    // Last: after this look at the clock, nothing is done but to write.
+    let verdict = checked.verdict_before(deadline);
     send(connection, verdict, head);
     // The response must not wait for the lock file's disk.
     checked.finish();

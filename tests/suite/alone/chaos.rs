@@ -131,7 +131,12 @@ fn note(machine: &Machine, recorder: &Recorder, outcomes: &[Outcome]) {
     let connections = Connections::read(machine);
     for outcome in outcomes {
         let words = connections.explain(outcome.from, outcome.words());
-        recorder.add(outcome.span, "check", Some(0), &words);
+        // A check can also be stopped between its response and the end of the connection.
+        let end = match connections.is_stopped(outcome.from) {
+            true => outcome.last_byte,
+            false => outcome.span.1,
+        };
+        recorder.add((outcome.span.0, end), "check", Some(0), &words);
     }
     for failed in connections.failed() {
         recorder.add_now("failed", Some(0), failed);

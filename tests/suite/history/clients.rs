@@ -108,6 +108,8 @@ enum End {
 pub struct Outcome {
     pub from: Ipv4Addr,
     pub span: Span,
+    /// When the last byte of the response came. The end of the connection may come later.
+    pub last_byte: u64,
     manner: Manner,
     /// How many parts of its request the client has sent.
     sent: usize,
@@ -178,22 +180,28 @@ fn connect_from(from: Ipv4Addr, to: SocketAddrV4) -> nix::Result<TcpStream> {
 /// One client from the first byte to the last.
 pub fn converse(recorder: &Recorder, from: Ipv4Addr, to: SocketAddrV4, manner: Manner) -> Outcome {
     let start = recorder.now();
+    let mut last_byte = None;
     let (got, end, sent) = match connect_from(from, to) {
         Ok(stream) => {
             let mut talk = Talk {
+                recorder,
                 stream,
                 sent: 0,
                 got: Vec::new(),
+                last_byte: None,
                 limit: manner.limit(),
             };
             let end = talk.follow(&manner);
+            last_byte = talk.last_byte;
             (Ok(talk.got), end, talk.sent)
         }
         Err(error) => (Err(error), End::Open, 0),
     };
+    let over = recorder.now();
     Outcome {
         from,
-        span: (start, recorder.now()),
+        span: (start, over),
+        last_byte: last_byte.unwrap_or(over),
         manner,
         sent,
         got,
@@ -201,14 +209,16 @@ pub fn converse(recorder: &Recorder, from: Ipv4Addr, to: SocketAddrV4, manner: M
     }
 }
 
-struct Talk {
+struct Talk<'a> {
+    recorder: &'a Recorder,
     stream: TcpStream,
     sent: usize,
     got: Vec<u8>,
+    last_byte: Option<u64>,
     limit: usize,
 }
 
-impl Talk {
+impl Talk<'_> {
     fn follow(&mut self, manner: &Manner) -> End {
         for part in &manner.parts {
             let _ = self.stream.write_all(part);
@@ -241,7 +251,10 @@ impl Talk {
             let room = chunk.len().min(self.limit - self.got.len());
             match self.stream.read(&mut chunk[..room]) {
                 Ok(0) => return Some(End::InGoodOrder),
-                Ok(count) => self.got.extend_from_slice(&chunk[..count]),
+                Ok(count) => {
+                    self.got.extend_from_slice(&chunk[..count]);
+                    self.last_byte = Some(self.recorder.now());
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return Some(End::Reset),

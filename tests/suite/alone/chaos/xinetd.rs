@@ -174,7 +174,8 @@ impl Connections {
             let (time, text) = time_and_text(line);
             let field = |name: &str| text.split(' ').find_map(|word| word.strip_prefix(name));
             let pid = || field("pid=").unwrap().to_string();
-            let from = || field("from=").unwrap().parse::<Ipv4Addr>().unwrap();
+            // xinetd has no address of a client that was gone before it looked.
+            let from = || field("from=").unwrap().parse().unwrap_or(Ipv4Addr::UNSPECIFIED);
             match text.split(' ').next().unwrap() {
                 "START:" => {
                     running.insert(pid(), from());
@@ -210,6 +211,11 @@ impl Connections {
             _ if connection.is_stopped => words + ", stopped",
             _ => words,
         }
+    }
+
+    /// Whether the check of this client stood still for a while.
+    pub fn is_stopped(&self, from: Ipv4Addr) -> bool {
+        self.0.get(&from).is_some_and(|connection| connection.is_stopped)
     }
 
     /// How checks ended that should have ended well.
