@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the binary that users get: target/dist/cmonhachk, static and reproducible.
+# Builds the programs that users get: target/dist/cmonhachk and cmonhachk-front, static and reproducible.
 #
 #     deploy/build.sh [--target TRIPLE]
 #
@@ -9,7 +9,8 @@ set -euo pipefail
 
 cd "$(dirname "$0")/.."
 project=$PWD
-# The binary gets this time. What is edited while it is built is newer, and the tests see that (tests/suite/built.rs).
+programs=(cmonhachk cmonhachk-front)
+# The programs get this time. What is edited while it is built is newer, and the tests see that (tests/suite/built.rs).
 began=$(date +%s.%N)
 
 fail() {
@@ -59,19 +60,21 @@ unset CARGO_TARGET_DIR CARGO_BUILD_TARGET CARGO_BUILD_TARGET_DIR CARGO_BUILD_RUS
 unset RUSTFLAGS RUSTC_WRAPPER
 export SOURCE_DATE_EPOCH=0
 
-# build FLAG...: removes the builder's paths from the binary.
+# build FLAG...: removes the builder's paths from the programs.
 build() {
     local flags=("--remap-path-prefix=$project=/cmonhachk" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" "${pie[@]}" "$@")
     local IFS=$'\x1f'
-    CARGO_ENCODED_RUSTFLAGS="${flags[*]}" cargo build --release --locked --quiet --bin cmonhachk --target "$target" \
+    CARGO_ENCODED_RUSTFLAGS="${flags[*]}" cargo build --release --locked --quiet --bins --target "$target" \
         --target-dir target/dist/build
 }
 mkdir -p target
 if ! build "${static[@]}" 2>target/dist.log; then
     [ "${#static[@]}" -gt 0 ] || fail "$(cat target/dist.log)"
-    echo "build: no static C library for $target here; the binary is dynamic" >&2
+    echo "build: no static C library for $target here; the programs are dynamic" >&2
     build || fail "it does not build for $target"
 fi
 rm -f target/dist.log
-install -m 0755 "target/dist/build/$target/release/cmonhachk" target/dist/cmonhachk
-touch --date="@$began" target/dist/cmonhachk
+for program in "${programs[@]}"; do
+    install -m 0755 "target/dist/build/$target/release/$program" "target/dist/$program"
+    touch --date="@$began" "target/dist/$program"
+done

@@ -111,7 +111,7 @@ start_haproxy() {
     haproxy -db -f "$folder/haproxy.cfg" >"$folder/haproxy.log" 2>&1 </dev/null &
 }
 
-status() { deploy/front/cmonhachk-front --status --haproxy-only "${nodes[@]}" 2>&1; }
+status() { "$binary-front" --status --haproxy-only "${nodes[@]}" 2>&1; }
 all_is_well() { status >/dev/null; }
 shows() { grep -q "$1" <<<"$(status)"; }
 

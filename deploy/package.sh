@@ -59,14 +59,14 @@ package() { # NAME ARCHITECTURE
 }
 
 for processor in "${processors[@]}"; do
-    say "Builds the program for $processor: the first time, cargo fetches its parts, and it takes some minutes."
+    say "Builds the programs for $processor: the first time, cargo fetches its parts, and it takes some minutes."
     if [ "$processor" = "$native" ]; then
         deploy/build.sh
     elif ! deploy/build.sh --target "$processor-unknown-linux-musl"; then
         say "There is no package for $processor."
         continue
     fi
-    install -m 0755 target/dist/cmonhachk target/package/cmonhachk
+    install -m 0755 target/dist/cmonhachk target/dist/cmonhachk-front target/package
     case $processor in
     x86_64) package cmonhachk amd64 ;;
     aarch64) package cmonhachk arm64 ;;

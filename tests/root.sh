@@ -21,7 +21,7 @@ packages=(systemd systemd-sysv netbase curl iproute2 procps)
 # What is downloaded and not installed.
 later=(xinetd)
 case $name in
-*-front) packages=(haproxy keepalived xinetd socat) later=() ;;
+*-front) packages=(haproxy keepalived xinetd socat iputils-arping) later=() ;;
 *-rpm) packages=(rpm dnf createrepo-c) later+=(firewalld) ;;
 arm64) suite=bookworm later=(linux-image-arm64) ;;
 selinux)

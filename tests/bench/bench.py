@@ -163,7 +163,8 @@ class Xinetd:
         poll, clients, answers = select.poll(), {}, []
         while len(answers) < checks:
             while len(clients) + len(answers) < checks and self.has_room():
-                client = socket.create_connection(self.address)
+                source = f"10.9.0.{(len(clients) + len(answers)) % 50 + 1}"
+                client = socket.create_connection(self.address, source_address=(source, 0))
                 client.sendall(REQUEST)
                 clients[client.fileno()] = client, bytearray()
                 poll.register(client, select.POLLIN)

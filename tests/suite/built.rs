@@ -34,6 +34,13 @@ pub fn binary() -> &'static str {
     &BINARY
 }
 
+/// The program cmonhachk-front of deploy/build.sh.
+pub fn front() -> PathBuf {
+    let program = project().join("target/dist/cmonhachk-front");
+    expect_current(std::slice::from_ref(&program), PROGRAM, "deploy/build.sh");
+    program
+}
+
 /// The packages of deploy/package.sh.
 pub fn packages() -> &'static [PathBuf] {
     static FILES: LazyLock<Vec<PathBuf>> = LazyLock::new(|| {

@@ -8,6 +8,7 @@ use std::process::Command;
 use cmonhachk::verdict::reason::Reason;
 use regex::Regex;
 
+use crate::built;
 use crate::cluster::{Folder, binary, project};
 
 const PAGES: [&str; 2] = ["cmonhachk.8", "cmonhachk-front.8"];
@@ -174,16 +175,18 @@ fn help() -> Vec<String> {
 }
 
 #[test]
-fn the_manual_page_has_no_fault_of_form() {
-    let page = project().join("deploy/man/cmonhachk.8");
-    let output = Command::new("mandoc").args(["-T", "lint"]).arg(page).output().unwrap();
-    // A page that it refers to may not be installed here; that is no fault of this page.
-    let said = String::from_utf8(output.stdout).unwrap();
-    let faults: Vec<&str> = said
-        .lines()
-        .filter(|line| !line.contains("referenced manual not found"))
-        .collect();
-    assert_eq!(faults, [""; 0]);
+fn no_manual_page_has_a_fault_of_form() {
+    for page in ["cmonhachk.8", "cmonhachk-front.8"] {
+        let page = project().join("deploy/man").join(page);
+        let output = Command::new("mandoc").args(["-T", "lint"]).arg(page).output().unwrap();
+        // A page that it refers to may not be installed here; that is no fault of this page.
+        let said = String::from_utf8(output.stdout).unwrap();
+        let faults: Vec<&str> = said
+            .lines()
+            .filter(|line| !line.contains("referenced manual not found"))
+            .collect();
+        assert_eq!(faults, [""; 0]);
+    }
 }
 
 #[test]
@@ -249,16 +252,15 @@ fn completed(program: &str) -> BTreeSet<String> {
     completed.split_whitespace().map(str::to_string).collect()
 }
 
-/// The options of `cmonhachk-front --help`, one a line. It is in the script.
+/// The options of `cmonhachk-front --help`, one a line.
 fn help_of_front() -> Vec<String> {
-    let mut front = Command::new("deploy/front/cmonhachk-front");
-    let output = front.arg("--help").current_dir(project()).output().unwrap();
+    let output = Command::new(built::front()).arg("--help").output().unwrap();
     option_lines(&output.stdout)
 }
 
 #[test]
-fn the_manual_page_of_the_front_has_every_option_with_its_argument_and_no_other() {
-    let usage = |line: &String| line.split("  ").next().unwrap().to_string();
+fn the_manual_page_of_the_front_has_every_option_with_its_argument_and_default_and_no_other() {
+    let usage = |line: &String| line.split("  ").next().unwrap().replace(['<', '>'], "");
     let mut told: Vec<String> = help_of_front().iter().map(usage).collect();
     let page = source("cmonhachk-front.8");
     let entries = page.lines().filter_map(|line| line.strip_prefix(".It Fl "));
@@ -268,6 +270,17 @@ fn the_manual_page_of_the_front_has_every_option_with_its_argument_and_no_other(
     told.sort();
     documented.sort();
     assert_eq!(documented, told);
+    for line in help_of_front() {
+        let default = line
+            .split_once("[default: ")
+            .map(|(_, rest)| rest.trim_end_matches(']').to_string());
+        if let Some(number) = default.filter(|default| default.parse::<u16>().is_ok()) {
+            assert!(
+                page.contains(&format!("default {number}.")) || page.contains(&format!("default {number};")),
+                "{line}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! deploy/front/cmonhachk-front on three nodes that are booted for it, each with the responder, a UI and
+//! cmonhachk-front on three nodes that are booted for it, each with the responder, a UI and
 //! the real HAProxy and keepalived. A switch connects them and a client.
 
 mod address;
+mod alone;
 mod article;
 mod followed;
 mod leader;
@@ -15,18 +16,15 @@ pub mod site;
 mod status;
 pub mod users;
 
-use std::fs;
-use std::process::Command;
-
 use promises::{promises, try_each};
 use site::Site;
 
-use crate::cluster::project;
 use crate::versions::{Versions, on_each_system};
 
 on_each_system! {
     the_address_is_on_a_node_whose_haproxy_runs_and_moves_only_if_it_must,
     no_user_waits_long_for_a_leader_whose_machine_is_dead,
+    without_haproxy_the_address_is_on_the_leader,
 }
 
 fn the_address_is_on_a_node_whose_haproxy_runs_and_moves_only_if_it_must(versions: &Versions) {
@@ -56,6 +54,24 @@ fn no_user_waits_long_for_a_leader_whose_machine_is_dead(versions: &Versions) {
     );
 }
 
+fn without_haproxy_the_address_is_on_the_leader(versions: &Versions) {
+    try_each(
+        &Site::boot(versions),
+        promises![
+            alone::three_runs_put_the_address_on_the_leader_and_users_on_its_own_port,
+            alone::a_second_run_changes_nothing_and_status_is_well,
+            alone::the_address_follows_the_leadership_and_the_old_session_ends,
+            alone::no_script_runs_as_root,
+            alone::one_lost_check_moves_nobody,
+            alone::a_node_whose_ui_is_closed_does_not_have_the_address,
+            alone::if_nobody_leads_the_first_node_has_the_address_and_its_ui_can_be_reached,
+            alone::a_restart_or_a_reload_of_keepalived_brings_the_address_back_to_the_leader,
+            alone::the_way_with_haproxy_is_refused_until_this_one_is_removed_everywhere,
+            alone::the_address_may_be_of_ipv6,
+        ],
+    );
+}
+
 #[test]
 fn a_front_is_refused_with_the_cause_or_set_up() {
     try_each(
@@ -81,10 +97,16 @@ fn a_front_is_set_up_looked_at_and_repaired() {
             status::each_node_shows_the_roles_who_has_the_address_and_where_users_get_to,
             status::prometheus_sees_the_nodes_as_haproxy_does,
             status::it_names_a_front_that_does_not_run,
+            status::it_names_a_node_without_a_front,
+            status::it_needs_no_root,
+            status::it_names_two_holders_of_the_address_and_one_that_is_no_node,
+            status::it_shows_no_text_of_a_node_but_a_state,
+            settings::it_says_where_users_get_to_only_after_it_has_been_there,
             status::a_repair_needs_no_other_node,
             status::a_new_setting_needs_every_node_and_a_dry_run_shows_it_all_the_same,
             status::it_names_nodes_that_do_not_know_their_role_and_this_one_first,
             status::it_says_what_to_do_after_the_port_of_the_new_leader_went_to_another_program,
+            settings::the_last_removal_says_that_nobody_has_the_address,
         ],
     );
 }
@@ -125,34 +147,4 @@ fn an_upgrade_from_version_0_1_0_moves_the_file_and_not_the_address() {
 #[test]
 fn what_an_operator_has_is_neither_changed_nor_restarted() {
     operator::what_an_operator_has_is_neither_changed_nor_restarted(&Versions::usual());
-}
-
-#[test]
-fn the_manual_page_is_valid_and_has_the_options_of_the_help() {
-    let page = project().join("deploy/man/cmonhachk-front.8");
-    let output = Command::new("mandoc").args(["-T", "lint"]).arg(&page).output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    // That page may not be installed here.
-    let faults = said.lines().filter(|line| !line.contains("Xr cmonhachk 8"));
-    assert_eq!(faults.collect::<Vec<_>>(), [""; 0]);
-    let page = fs::read_to_string(page).unwrap();
-    let front = project().join("deploy/front/cmonhachk-front");
-    let help = Command::new(front).arg("--help").output().unwrap().stdout;
-    let help = String::from_utf8(help).unwrap();
-    // An option, its value's name and, where it has one, its default.
-    let told = help.lines().filter_map(|line| line.strip_prefix("  --"));
-    let told: Vec<String> = told
-        .map(|line| line.split("  ").next().unwrap().replace(", --", ", Fl -"))
-        .map(|line| match line.split_once(", ") {
-            Some((one, other)) => format!("{one} , {other}"),
-            None => line.replace(' ', " Ar "),
-        })
-        .collect();
-    let listed = page.lines().filter_map(|line| line.strip_prefix(".It Fl -"));
-    assert_eq!(listed.collect::<Vec<_>>(), told);
-    for default in help.split('(').skip(1).filter_map(|text| text.split_once(')')) {
-        if default.0.parse::<u16>().is_ok() {
-            assert!(page.contains(&format!("default {}", default.0)), "{}", default.0);
-        }
-    }
 }

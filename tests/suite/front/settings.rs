@@ -35,7 +35,10 @@ pub fn a_host_that_is_no_node_gets_haproxy_without_an_address(site: &Site) {
     assert_eq!(site.user_gets("10.0.0.101").as_deref(), Some("node2"));
 
     let said = node.front(SITE);
-    assert!(said.contains("exclude each other") && said.ends_with("\n2\n"), "{said}");
+    assert!(
+        said.contains("the last run had --haproxy-only") && said.ends_with("\n2\n"),
+        "{said}"
+    );
     let keepalived = node.run("ls /etc/keepalived/*.conf 2>/dev/null; systemctl is-active keepalived");
     assert_eq!(keepalived, "inactive\n");
     node.succeeds("--remove");
@@ -126,4 +129,29 @@ pub fn a_node_is_taken_out_first_there_and_then_elsewhere(site: &Site) {
     wait_until("one of the others has the address", || {
         matches!(site.holders(VIRTUAL)[..], ["node1" | "node2"])
     });
+}
+
+/// Users go to the node that has the address, and that one still has the former port.
+pub fn it_says_where_users_get_to_only_after_it_has_been_there(site: &Site) {
+    let holder = site.holder();
+    let other = site.nodes.iter().find(|node| node.name != holder).unwrap();
+    let said = other.front("--front-port 8443");
+    assert!(!said.contains("Users get to the leader"), "{said}");
+    let complaint = format!(
+        "cmonhachk-front: users get no answer at 10.0.0.130, port 8443, and {} has 10.0.0.130: run it on the other nodes, too\n",
+        holder.replace("node", "10.0.0.10")
+    );
+    assert!(said.contains(&complaint) && said.ends_with("\n1\n"), "{said}");
+
+    other.succeeds("--front-port 81");
+}
+
+/// Each of the others has had the address within the last minute.
+pub fn the_last_removal_says_that_nobody_has_the_address(site: &Site) {
+    for node in &site.nodes[..2] {
+        node.succeeds("--remove");
+    }
+    wait_until("the last node has the address", || site.holders(VIRTUAL) == ["node3"]);
+    let said = site.nodes[2].succeeds("--remove");
+    assert!(said.contains("10.0.0.130 is on no host now.\n"), "{said}");
 }

@@ -251,6 +251,8 @@ impl Node {
 pub struct Site {
     pub nodes: Vec<Node>,
     pub network: Network,
+    /// The port that users go to.
+    pub port: u16,
 }
 
 impl Site {
@@ -261,7 +263,11 @@ impl Site {
             let boots = NAMES.map(|name| scope.spawn(|| Node::boot(&network, name, versions)));
             boots.map(|boot| boot.join().unwrap()).into()
         });
-        let site = Site { nodes, network };
+        let site = Site {
+            nodes,
+            network,
+            port: 81,
+        };
         for number in 101..=103 {
             let check = SocketAddr::from(([10, 0, 0, number], 9201));
             // The switch may still learn where the nodes are.
@@ -279,6 +285,14 @@ impl Site {
         let site = Site::boot(versions);
         site.succeeds(SITE);
         site.puts_address_on("node1");
+        site
+    }
+
+    /// The same without HAProxy: the second node leads, and has the address.
+    pub fn without_haproxy(versions: &Versions) -> Site {
+        let mut site = Site::boot(versions);
+        site.port = 443;
+        site.succeeds(&format!("--without-haproxy {SITE}"));
         site
     }
 
@@ -335,7 +349,7 @@ impl Site {
     }
 
     pub fn user_gets(&self, address: &str) -> Option<String> {
-        self.visit(address, 81).map(|(_, name)| name)
+        self.visit(address, self.port).map(|(_, name)| name)
     }
 
     /// Whether users get to the second node, at the address.

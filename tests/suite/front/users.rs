@@ -65,7 +65,7 @@ impl Visits {
 /// While `act` is done, a new user goes to the address each time when this time has passed. Returns when the
 /// last one has an end.
 pub fn users_during<T>(site: &Site, period: Duration, act: impl FnOnce(&Visits) -> T) -> (Vec<Visit>, T) {
-    let address = SocketAddr::new(VIRTUAL.parse().unwrap(), 81);
+    let address = SocketAddr::new(VIRTUAL.parse().unwrap(), site.port);
     let network = fs::File::open(site.network.file()).unwrap();
     let (visits, over) = (Visits::default(), AtomicBool::new(false));
     let done = thread::scope(|scope| {

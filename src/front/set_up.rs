@@ -1,0 +1,417 @@
+//! Sets the front up, or repairs it.
+//!
+//! Every step compares what is wanted with the files, and these with what the services have read: a run can be
+//! interrupted, and the next one finishes it.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::time::Duration;
+
+use crate::failure::{Failure, Outcome, fail};
+use crate::haproxy;
+use crate::host::{self, Run, within};
+use crate::keepalived;
+use crate::network::{self, Holder};
+use crate::nodes::{self, State};
+use crate::options::Way;
+use crate::site::Site;
+use crate::users;
+
+/// Configurations are tried here before they are put in place. One run at a time uses it.
+const STAGE: &str = "/run/cmonhachk-front.stage";
+
+/// HAProxy's first checks take a second, and the retry of one that failed another.
+const FIND_LEADER: Duration = Duration::from_secs(10);
+/// A node that starts takes the address after 3 to 4 s.
+const GET_ADDRESS: Duration = Duration::from_secs(10);
+/// A node that does not hear the one with the address takes it after 3 to 4 s.
+const TAKE_ADDRESS: Duration = Duration::from_secs(6);
+
+/// Sets the front up.
+pub fn set_up(site: &Site, run: &mut Run) -> Outcome<()> {
+    check_host(site)?;
+    let list: Vec<String> = site.nodes.iter().map(IpAddr::to_string).collect();
+    println!("Asks {}.", list.join(", "));
+    let states = nodes::ask(&site.nodes);
+    run.complaints = nodes::complaints(&site.nodes, &states, site.own);
+    check_nodes(site, &states, run)?;
+
+    let _stage = Stage::new()?;
+    let elsewhere = match site.vip {
+        Some(vip) => check_vip(site, vip)?,
+        None => Holder::Nobody,
+    };
+    let plan = Plan::of(site)?;
+    plan.put_in_place(site, run)?;
+    if run.dry_run {
+        return Ok(());
+    }
+    look(site, &states, run);
+    if site.vip.is_some() && run.has_changed() {
+        look_for_a_second_holder(site, &elsewhere, &states, run);
+    }
+    if run.complaints.is_empty() {
+        println!("Users get to the leader at {}.", site.door());
+    }
+    Ok(())
+}
+
+/// The configurations that are wanted.
+struct Plan {
+    haproxy: Option<String>,
+    keepalived: Option<Keepalived>,
+}
+
+struct Keepalived {
+    snippet: String,
+    whole: String,
+}
+
+impl Plan {
+    /// # Errors
+    /// HAProxy or keepalived does not accept its configuration.
+    fn of(site: &Site) -> Outcome<Plan> {
+        let haproxy = match site.has_haproxy() {
+            true => Some(haproxy::configuration(site)?),
+            false => None,
+        };
+        if let Some(text) = &haproxy {
+            let staged = format!("{STAGE}/haproxy.cfg");
+            fs::write(&staged, text).map_err(|error| Failure::of(format!("cannot write {staged}: {error}")))?;
+            haproxy::check(&staged)?;
+        }
+        let keepalived = match site.vip {
+            Some(_) => Some(Keepalived::of(site)?),
+            None => None,
+        };
+        Ok(Plan { haproxy, keepalived })
+    }
+
+    fn put_in_place(&self, site: &Site, run: &mut Run) -> Outcome<()> {
+        let is_new_folder = site.way == Way::Haproxy && haproxy::make_folder(run);
+        if let Some(text) = &self.haproxy {
+            let former = host::text_of(haproxy::CONFIGURATION);
+            host::put(run, haproxy::CONFIGURATION, text)?;
+            haproxy::start(site, text, former, run)?;
+        }
+        let Some(keepalived) = &self.keepalived else {
+            return Ok(());
+        };
+        if site.has_haproxy() {
+            haproxy::tell_keepalived(run);
+        }
+        let snippet = host::put(run, keepalived::SNIPPET, &keepalived.snippet)?;
+        // If the run is interrupted here, the next one sees by the snippet's time that keepalived has to read it.
+        if is_new_folder
+            || (!run.dry_run && host::text_of(keepalived::CONFIGURATION).as_deref() != Some(&keepalived.whole))
+        {
+            host::run("touch", &[keepalived::SNIPPET]);
+        }
+        let whole = host::put(run, keepalived::CONFIGURATION, &keepalived.whole)?;
+        keepalived::start(snippet || whole, run)
+    }
+}
+
+impl Keepalived {
+    fn of(site: &Site) -> Outcome<Keepalived> {
+        let snippet = keepalived::snippet(site)?;
+        let others = keepalived::others();
+        keepalived::check(STAGE, &snippet, others.as_deref())?;
+        Ok(Keepalived {
+            snippet,
+            whole: keepalived::with_include(others.as_deref()),
+        })
+    }
+}
+
+struct Stage;
+
+impl Stage {
+    fn new() -> Outcome<Stage> {
+        // A run that was killed has left it.
+        let _ = fs::remove_dir_all(STAGE);
+        let made = fs::DirBuilder::new().mode(0o700).create(STAGE);
+        made.map_err(|error| Failure::of(format!("cannot make {STAGE}: {error}")))?;
+        Ok(Stage)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(STAGE);
+    }
+}
+
+/// What this host needs.
+fn check_host(site: &Site) -> Outcome<()> {
+    let programs = ["ip", "ss"].into_iter();
+    let programs = programs
+        .chain(site.has_haproxy().then_some("haproxy"))
+        .chain(site.vip.map(|_| "keepalived"));
+    for program in programs {
+        if !host::has(program) {
+            return fail(format!("please install {program} first"));
+        }
+    }
+    if site.has_haproxy() {
+        haproxy::check_version()?;
+    }
+    if let Some(vip) = site.vip {
+        check_own(site, vip)?;
+    }
+    let services = site.has_haproxy().then_some(haproxy::SERVICE).into_iter();
+    for service in services.chain(site.vip.map(|_| keepalived::SERVICE)) {
+        if host::is_masked(service) {
+            return fail(format!("{service} is masked: systemctl unmask {service}"));
+        }
+    }
+    if site.has_haproxy() {
+        check_port(site.front_port, "--front-port")?;
+        check_port(site.stats_port, "--stats-port")?;
+    }
+    Ok(())
+}
+
+fn check_own(site: &Site, vip: IpAddr) -> Outcome<()> {
+    if site.own.is_some() {
+        return Ok(());
+    }
+    let own = network::own_addresses();
+    if own.iter().any(|own| own.address == vip) && !vip.is_loopback() && !has_snippet_with(vip) {
+        return fail(format!(
+            "{vip}, the VIP, is this host's own address: did you leave out the VIP?"
+        ));
+    }
+    let own = own
+        .iter()
+        .filter(|own| !own.address.is_loopback())
+        .map(|own| own.address.to_string());
+    let own: Vec<String> = own.collect();
+    fail(format!(
+        "this host has the address of no NODE: it has {}",
+        own.join(", ")
+    ))
+}
+
+fn has_snippet_with(vip: IpAddr) -> bool {
+    let snippet = host::text_of(keepalived::SNIPPET).unwrap_or_default();
+    keepalived::addresses_in(&snippet, "virtual_ipaddress").contains(&vip)
+}
+
+/// # Errors
+/// Another program has the port.
+fn check_port(port: u16, option: &str) -> Outcome<()> {
+    let said = host::run("ss", &["-Hltnp", &format!("sport = :{port}")]).output;
+    for line in said.lines() {
+        let user = port_user(line);
+        let is_ours = user.is_some_and(|(_, pid)| {
+            host::text_of(&format!("/proc/{pid}/cgroup")).is_some_and(|group| group.contains(haproxy::SERVICE))
+        });
+        if is_ours {
+            continue;
+        }
+        let who = user.map_or("a program of another namespace".to_string(), |(name, pid)| {
+            format!("{name}, process {pid}")
+        });
+        let advice = match host::text_of("/etc/haproxy/haproxy.cfg") {
+            // As a reader of the article has it.
+            Some(text) if user.is_some_and(|(name, _)| name == "haproxy") && text.contains("port 9201") => {
+                format!(" It checks port 9201, as the article's does: see \"Moving from the article\" in {DOCUMENT}")
+            }
+            _ => String::new(),
+        };
+        return fail(format!(
+            "port {port} is in use by {who}: choose another with {option}.{advice}"
+        ));
+    }
+    Ok(())
+}
+
+const DOCUMENT: &str = "/usr/share/doc/cmonhachk/operations.md.gz";
+
+/// In a line of ss that ends with `users:(("haproxy",pid=123,fd=7))`.
+fn port_user(line: &str) -> Option<(&str, &str)> {
+    let (_, user) = line.split_once("((\"")?;
+    let (name, rest) = user.split_once('"')?;
+    let (_, rest) = rest.split_once("pid=")?;
+    Some((name, rest.split([',', ')']).next()?))
+}
+
+/// # Errors
+/// A node does not answer, and the settings are new: without new ones, this run only repairs this host.
+fn check_nodes(site: &Site, states: &[State], run: &Run) -> Outcome<()> {
+    let silent = states.iter().filter_map(|state| match state {
+        State::None(why) => Some(*why),
+        _ => None,
+    });
+    let silent: Vec<_> = silent.collect();
+    if silent.is_empty() || run.dry_run || is_remembered(site) {
+        return Ok(());
+    }
+    let mut lines = run.complaints.clone();
+    if silent.iter().any(|why| why.is_missing()) {
+        lines
+            .push("Install cmonhachk there. The article's /etc/xinetd.d/cmonhachk keeps the port from it.".to_string());
+    }
+    Err(Failure::of_lines(lines))
+}
+
+/// Whether the last run had the same arguments.
+fn is_remembered(site: &Site) -> bool {
+    let file = match site.has_haproxy() {
+        true => haproxy::CONFIGURATION,
+        false => keepalived::SNIPPET,
+    };
+    let first = format!("{}{}", crate::options::MEMORY, site.arguments);
+    host::text_of(file).is_some_and(|text| text.lines().next() == Some(&first))
+}
+
+/// Who has the address now, if somebody may have it.
+///
+/// # Errors
+/// It cannot be the virtual address.
+fn check_vip(site: &Site, vip: IpAddr) -> Outcome<Holder> {
+    let interface = site.interface.as_deref().unwrap_or_default();
+    let others = keepalived::others().unwrap_or_default();
+    if keepalived::has_others_with(&others, vip) {
+        return fail(format!("{vip} is in use: {} has it already", keepalived::CONFIGURATION));
+    }
+    if let Some(what) = network::reserved(vip, &network::own_addresses()) {
+        return fail(format!(
+            "{vip} is the {what} address of a network of this host, and no host's"
+        ));
+    }
+    let route = match network::route(vip) {
+        Ok(route) => route,
+        Err(why) => return fail(format!("{vip} cannot be reached from here: {why}")),
+    };
+    if route.starts_with("local") {
+        return match host::exists(keepalived::SNIPPET) {
+            true => Ok(Holder::Nobody),
+            false => fail(format!("{vip} is in use: this host has it")),
+        };
+    }
+    if !route.contains(&format!(" dev {interface} ")) || route.contains(" via ") {
+        return fail(format!("{vip} is not in a network of {interface}"));
+    }
+    check_other_way(site)?;
+    let holder = network::holder(vip, &site.nodes);
+    if may_have_it(site, vip, &holder) {
+        return Ok(holder);
+    }
+    fail(format!("{vip} is in use: {} has it", holder.words(site.own)))
+}
+
+/// The two ways do not understand each other's adverts, so two nodes would have the address.
+fn check_other_way(site: &Site) -> Outcome<()> {
+    if site.way != Way::Keepalived {
+        return Ok(());
+    }
+    match site.nodes.iter().find(|node| site.has_our_haproxy(**node)) {
+        Some(node) => fail(format!(
+            "{node} has the way with HAProxy: run cmonhachk-front --remove there first"
+        )),
+        None => Ok(()),
+    }
+}
+
+fn may_have_it(site: &Site, vip: IpAddr, holder: &Holder) -> bool {
+    match holder {
+        Holder::Nobody | Holder::ThisHost => true,
+        // If this host was set up for the address before, the node that has it may still use the ports of then.
+        Holder::Node(_) | Holder::Stranger(_) if has_snippet_with(vip) => true,
+        // Without HAProxy, a node with the address shows nothing else.
+        Holder::Node(_) if site.way == Way::Keepalived => true,
+        Holder::Stranger(_) if !site.is_interface_named => false,
+        Holder::Node(_) | Holder::Stranger(_) => {
+            let shows = || site.has_our_haproxy(vip).then_some(());
+            within(Duration::from_secs(3), shows).is_some()
+        }
+    }
+}
+
+/// Looks whether users get to the leader now.
+fn look(site: &Site, states: &[State], run: &mut Run) {
+    if site.has_haproxy() && !finds_leader(site, run) {
+        return;
+    }
+    let mut leaders = users::leaders(site, states);
+    let mut is_told = false;
+    let complaint = || {
+        let complaint = users::complaint(site, &leaders)?;
+        // The leadership may have moved meanwhile.
+        leaders = users::leaders(site, &nodes::ask(&site.nodes));
+        if !is_told {
+            println!("Waits until users get to the leader at {}.", site.door());
+            is_told = true;
+        }
+        Some(complaint)
+    };
+    run.complaints.extend(until_none(GET_ADDRESS, complaint));
+}
+
+/// Tries until nothing is wrong, or the time is up. Returns what is wrong then.
+fn until_none<T>(time: Duration, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    let mut last = None;
+    within(time, || {
+        last = attempt();
+        last.is_none().then_some(())
+    });
+    last
+}
+
+fn finds_leader(site: &Site, run: &mut Run) -> bool {
+    let local = "127.0.0.1".parse().expect("an address");
+    let views = || haproxy::views(&haproxy::statistics(local, site.stats_port)?, site.nodes.len());
+    let finds = || views()?.iter().any(haproxy::View::has_passed).then_some(());
+    if finds().is_some() {
+        return true;
+    }
+    println!("Waits until HAProxy finds the leader.");
+    if within(FIND_LEADER, finds).is_some() {
+        return true;
+    }
+    run.complain("HAProxy finds no leader: cmonhachk-front --status shows each node");
+    let denied = views()
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|view| view.denied_port(site.ui_port))
+        .collect();
+    run.complaints.extend(haproxy::allow(denied));
+    false
+}
+
+/// A node that has the address keeps it, or the leader has it. So if this node took it, it did not hear the other one.
+fn look_for_a_second_holder(site: &Site, elsewhere: &Holder, states: &[State], run: &mut Run) {
+    let (Some(vip), false) = (site.vip, *elsewhere == Holder::Nobody) else {
+        return;
+    };
+    let own_leads = site.own.is_some_and(|own| users::leaders(site, states).contains(&own));
+    if *elsewhere == Holder::ThisHost || (site.way == Way::Keepalived && own_leads) {
+        return;
+    }
+    println!(
+        "Watches for {} s that this host does not take {vip}, too.",
+        TAKE_ADDRESS.as_secs()
+    );
+    if within(TAKE_ADDRESS, || network::interface_of(vip)).is_some() {
+        run.complain(format!(
+            "{} had {vip}, and now this host has it, perhaps both: run this on all nodes with the same",
+            elsewhere.words(site.own)
+        ));
+        run.complain("arguments, on new ones last, and let VRRP (IP protocol 112) pass between them");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ss_tells_who_has_a_port() {
+        let line = "LISTEN 0 5 0.0.0.0:81 0.0.0.0:* users:((\"socat\",pid=71,fd=5))";
+        assert_eq!(port_user(line), Some(("socat", "71")));
+        assert_eq!(port_user("LISTEN 0 5 0.0.0.0:81 0.0.0.0:*"), None);
+    }
+}

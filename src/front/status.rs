@@ -1,0 +1,241 @@
+//! Shows each node, who has the address, and where users get to.
+//!
+//! It says only what it has seen from this host, and ends well only if all of it is well.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::failure::Outcome;
+use crate::haproxy::{self, View};
+use crate::host::{self, Run};
+use crate::keepalived;
+use crate::network::{self, Holder, NotAsked};
+use crate::nodes::{self, NoAnswer, State};
+use crate::options::Way;
+use crate::site::Site;
+use crate::users;
+
+/// Whether a node's front runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Front {
+    Runs,
+    Missing,
+    /// It can be seen only on the node itself.
+    Unseen,
+}
+
+/// Shows it.
+pub fn status(site: &Site, run: &mut Run) -> Outcome<()> {
+    run.only_looks = true;
+    let states = nodes::ask(&site.nodes);
+    run.complaints = nodes::complaints(&site.nodes, &states, site.own);
+    look_at_this_host(site, run);
+    let views = if site.has_haproxy() {
+        views(site, run)
+    } else {
+        Vec::new()
+    };
+    let fronts: Vec<Front> = site.nodes.iter().map(|node| front(site, *node)).collect();
+    compare(site, &states, &views, &fronts, run);
+
+    let leaders = users::leaders(site, &states);
+    if leaders.len() != 1 {
+        let list: Vec<String> = leaders.iter().map(|leader| format!(" {leader}")).collect();
+        let list = if list.is_empty() {
+            " none".to_string()
+        } else {
+            list.concat()
+        };
+        run.complain(format!("one node should lead, and these say that they do:{list}"));
+    }
+    let holder = site.vip.map(|vip| network::holder(vip, &site.nodes));
+    let not_asked = holder
+        .as_ref()
+        .and_then(|holder| judge_holders(site, holder, run).err());
+    let complaint = users::complaint(site, &leaders);
+    let is_reached = complaint.is_none();
+    run.complaints.extend(complaint);
+
+    summarize(site, &leaders, run);
+    show(site, &states, &views, &fronts);
+    if let (Some(vip), Some(holder)) = (site.vip, holder) {
+        println!("{vip} is on {}.", holder.words(site.own));
+        if let Some(why) = not_asked {
+            println!("Whether a second host has {vip} was not looked at: {why}.");
+        }
+    }
+    if is_reached {
+        let leaders: Vec<String> = leaders.iter().map(IpAddr::to_string).collect();
+        println!("Users get to {} at {}.", leaders.join(" "), site.door());
+    }
+    Ok(())
+}
+
+/// Monitoring shows the first line.
+fn summarize(site: &Site, leaders: &[IpAddr], run: &Run) {
+    match (&run.complaints[..], leaders) {
+        ([], [leader]) => println!("OK: {leader} leads, and users get there at {}.", site.door()),
+        ([first, others @ ..], _) => {
+            let more = if others.is_empty() {
+                String::new()
+            } else {
+                format!(" (and {} more)", others.len())
+            };
+            println!("PROBLEM: {first}{more}");
+        }
+        _ => println!("PROBLEM: no node leads"),
+    }
+}
+
+fn look_at_this_host(site: &Site, run: &mut Run) {
+    let services = match site.way {
+        Way::Haproxy if host::exists(haproxy::CONFIGURATION) => vec![haproxy::SERVICE, keepalived::SERVICE],
+        Way::HaproxyOnly if host::exists(haproxy::CONFIGURATION) => vec![haproxy::SERVICE],
+        Way::Keepalived if host::exists(keepalived::SNIPPET) => vec![keepalived::SERVICE],
+        _ => return,
+    };
+    for service in &services {
+        match host::property(service, "ActiveState").as_str() {
+            "active" | "reloading" => {}
+            "" => run.complain(format!(
+                "whether {service} runs here cannot be seen: systemctl does not answer this user"
+            )),
+            _ => run.complain(format!("{service} does not run here")),
+        }
+    }
+    if site.has_haproxy() && !haproxy::serves_its_file(site.stats_port) {
+        let file = haproxy::CONFIGURATION;
+        run.complain(format!("HAProxy does not serve {file} as it is: run cmonhachk-front"));
+    }
+    if let (Way::Haproxy, Some(vip), false) = (site.way, site.vip, haproxy::is_told()) {
+        let followed = haproxy::FOLLOWED;
+        run.complain(format!(
+            "this host cannot get {vip}, because {followed} does not say 1: run cmonhachk-front"
+        ));
+    }
+}
+
+/// How HAProxy sees the nodes: this host's, or the one with the address.
+fn views(site: &Site, run: &mut Run) -> Vec<View> {
+    let local = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let at = if host::exists(haproxy::CONFIGURATION) {
+        local
+    } else {
+        site.users_address()
+    };
+    let rows = haproxy::statistics(at, site.stats_port).unwrap_or_default();
+    let views = haproxy::views(&rows, site.nodes.len());
+    if views.is_none() {
+        let port = site.stats_port;
+        run.complain(format!(
+            "no HAProxy shows this host its statistics of these nodes at {at}, port {port}"
+        ));
+    }
+    let views = views.unwrap_or_default();
+    run.complaints.extend(haproxy::allow(
+        views.iter().filter_map(|view| view.denied_port(site.ui_port)).collect(),
+    ));
+    views
+}
+
+fn front(site: &Site, node: IpAddr) -> Front {
+    match site.way {
+        Way::HaproxyOnly => Front::Unseen,
+        Way::Haproxy if site.has_our_haproxy(node) => Front::Runs,
+        Way::Haproxy => Front::Missing,
+        Way::Keepalived if Some(node) != site.own => Front::Unseen,
+        Way::Keepalived => match host::is_active(keepalived::SERVICE) && keepalived::is_included() {
+            true => Front::Runs,
+            false => Front::Missing,
+        },
+    }
+}
+
+/// Whether the checks, HAProxy's view and the fronts agree.
+fn compare(site: &Site, states: &[State], views: &[View], fronts: &[Front], run: &mut Run) {
+    for (place, node) in site.nodes.iter().enumerate() {
+        if fronts[place] == Front::Missing && Some(*node) != site.own {
+            run.complain(format!(
+                "{node} shows no front at port {}: run cmonhachk-front there, too",
+                site.stats_port
+            ));
+        }
+        if let Some(view) = views.get(place) {
+            run.complaints.extend(disagreement(site, *node, &states[place], view));
+        }
+    }
+}
+
+fn disagreement(site: &Site, node: IpAddr, state: &State, view: &View) -> Option<String> {
+    match state {
+        State::Leader if !view.is_up() => {
+            let why = match view.last_words.as_str() {
+                "" => format!(
+                    "its port {} does not answer ({}): a firewall?",
+                    view.port(site.ui_port),
+                    view.check
+                ),
+                words => format!("{words} ({}, port {})", view.check, view.port(site.ui_port)),
+            };
+            Some(format!("HAProxy sends nobody to {node}: {why}"))
+        }
+        State::None(NoAnswer::Another) if view.status == "DOWN (agent)" => Some(format!(
+            "HAProxy keeps the last word of the cmonhachk that was on {node}, \"down\": run systemctl reload \
+             cmonhachk-front on each node"
+        )),
+        State::Follower | State::Unknown(_) if view.is_up() => Some(format!(
+            "HAProxy does not know yet that {node} does not lead: look again in a second"
+        )),
+        _ => None,
+    }
+}
+
+/// One host must have the address, and it must be a node.
+///
+/// # Errors
+/// Why this host could not look for a second one.
+fn judge_holders(site: &Site, holder: &Holder, run: &mut Run) -> Result<(), NotAsked> {
+    let vip = site.users_address();
+    match holder {
+        Holder::Nobody => run.complain(format!("no node has {vip}: see journalctl --unit keepalived on each")),
+        Holder::Stranger(_) if !site.is_interface_named => {
+            let words = holder.words(site.own);
+            run.complain(format!(
+                "{vip} is on {words}, which is no NODE: take the address away from it"
+            ));
+        }
+        _ => {}
+    }
+    let holders = network::all_holders(vip, &site.nodes)?;
+    if holders.len() > 1 {
+        let words: Vec<String> = holders.iter().map(|holder| holder.words(site.own)).collect();
+        run.complain(format!(
+            "{} have {vip} at the same time: let VRRP (IP protocol 112) pass between the nodes, and run \
+             cmonhachk-front --remove on a host that is no NODE any more",
+            words.join(" and ")
+        ));
+    }
+    Ok(())
+}
+
+fn show(site: &Site, states: &[State], views: &[View], fronts: &[Front]) {
+    let line = |node: &str, front: &str, view: &str, state: &str| {
+        let mut line = format!("{node:<16} ");
+        if site.vip.is_some() {
+            line += &format!("{front:<6} ");
+        }
+        if site.has_haproxy() {
+            line += &format!("{view:<13} ");
+        }
+        println!("{line}{state}");
+    };
+    line("NODE", "FRONT", "HAPROXY", "ITS CHECK SAYS");
+    for (place, node) in site.nodes.iter().enumerate() {
+        let front = match fronts[place] {
+            Front::Runs => "runs",
+            Front::Missing => "none",
+            Front::Unseen => "?",
+        };
+        let view = views.get(place).map_or("", |view| &view.status);
+        line(&node.to_string(), front, view, &states[place].words());
+    }
+}
