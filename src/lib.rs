@@ -35,6 +35,9 @@
 //! | [`verdict`] | In which words is the result given? |
 //! | [`os`] | What does the machine offer? |
 //!
+//! `src/leads.rs` is a program of its own, which keepalived runs. It asks a check as every client does, and uses nothing
+//! of these rooms.
+//!
 //! [`os`] and [`verdict`] use nothing of ours. [`cluster`], [`net::request`], [`net::response`], [`verdict`],
 //! [`cache::entry`] and [`os::env_file`] are pure: they touch no clock, file or process. What they read is fuzzed with
 //! millions of inputs. [`cli`] uses [`net`] for `--listen` and for the response that it prints.
