@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the programs that users get: target/dist/cmonhachk and cmonhachk-front, static and reproducible.
+# Builds the programs that users get, static and reproducible: those of Cargo.toml, in target/dist.
 #
 #     deploy/build.sh [--target TRIPLE]
 #
@@ -9,8 +9,7 @@ set -euo pipefail
 
 cd "$(dirname "$0")/.."
 project=$PWD
-programs=(cmonhachk cmonhachk-front)
-# The programs get this time. What is edited while it is built is newer, and the tests see that (tests/suite/built.rs).
+# The programs get this time. What is edited while they are built is newer, and the tests see that (tests/suite/built.rs).
 began=$(date +%s.%N)
 
 fail() {
@@ -74,6 +73,8 @@ if ! build "${static[@]}" 2>target/dist.log; then
     build || fail "it does not build for $target"
 fi
 rm -f target/dist.log
+# The names of Cargo.toml's [[bin]] sections.
+mapfile -t programs < <(sed -n '/^\[\[bin\]\]$/,/^$/s/^name = "\(.*\)"$/\1/p' Cargo.toml)
 for program in "${programs[@]}"; do
     install -m 0755 "target/dist/build/$target/release/$program" "target/dist/$program"
     touch --date="@$began" "target/dist/$program"

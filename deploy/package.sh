@@ -15,7 +15,7 @@ began=$(date +%s.%N)
 say() { echo "package: $*" >&2; }
 fail() { say "$@" && exit 1; }
 
-# This machine's processor comes last: deploy/build.sh leaves its binary in target/dist.
+# This machine's processor comes last: deploy/build.sh leaves its programs in target/dist.
 native=$(uname -m)
 case ${1:-} in
 --both) mapfile -t processors < <(printf '%s\n' x86_64 aarch64 | grep -v "$native") ;;
@@ -59,14 +59,15 @@ package() { # NAME ARCHITECTURE
 }
 
 for processor in "${processors[@]}"; do
-    say "Builds the programs for $processor: the first time, cargo fetches its parts, and it takes some minutes."
+    say "Builds the programs for $processor: the first time, cargo fetches their parts, and it takes some minutes."
     if [ "$processor" = "$native" ]; then
         deploy/build.sh
     elif ! deploy/build.sh --target "$processor-unknown-linux-musl"; then
         say "There is no package for $processor."
         continue
     fi
-    install -m 0755 target/dist/cmonhachk target/dist/cmonhachk-front target/package
+    # The programs. Packages cannot be executed.
+    find target/dist -maxdepth 1 -type f -executable -exec install -m 0755 -t target/package {} +
     case $processor in
     x86_64) package cmonhachk amd64 ;;
     aarch64) package cmonhachk arm64 ;;

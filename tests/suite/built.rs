@@ -34,9 +34,18 @@ pub fn binary() -> &'static str {
     &BINARY
 }
 
-/// The program cmonhachk-front of deploy/build.sh.
+/// The program that keepalived runs, which is beside that one.
+pub fn leads() -> PathBuf {
+    beside("cmonhachk-leads")
+}
+
+/// The program that sets a front up.
 pub fn front() -> PathBuf {
-    let program = project().join("target/dist/cmonhachk-front");
+    beside("cmonhachk-front")
+}
+
+fn beside(name: &str) -> PathBuf {
+    let program = Path::new(binary()).with_file_name(name);
     expect_current(std::slice::from_ref(&program), PROGRAM, "deploy/build.sh");
     program
 }

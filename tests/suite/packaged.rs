@@ -42,13 +42,19 @@ fn each_package_holds_the_files_of_its_list() {
     }
 }
 
+/// Those that are built.
+const PROGRAMS: [&str; 2] = ["usr/sbin/cmonhachk", "usr/libexec/keepalived/cmonhachk-leads"];
+
 #[test]
-fn the_program_of_each_package_is_static_and_position_independent() {
+fn the_programs_of_each_package_are_static_and_position_independent() {
     for package in built::packages() {
         let name = package.file_name().unwrap().to_str().unwrap();
-        if name.ends_with(".deb") && !name.ends_with("_all.deb") {
-            let unpack = r#"dpkg-deb --fsys-tarfile "$1" | tar --extract --to-stdout ./usr/sbin/cmonhachk"#;
-            assert_eq!(kind(&printed(unpack, package)), (true, false), "{name}");
+        if !name.ends_with(".deb") || name.ends_with("_all.deb") {
+            continue;
+        }
+        for program in PROGRAMS {
+            let unpack = format!(r#"dpkg-deb --fsys-tarfile "$1" | tar --extract --to-stdout ./{program}"#);
+            assert_eq!(kind(&printed(&unpack, package)), (true, false), "{name}: {program}");
         }
     }
 }

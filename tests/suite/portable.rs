@@ -1,8 +1,10 @@
 //! The binary needs nothing from the system that it runs on, and its parts are known.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
+use crate::built;
 use crate::cluster::{Cluster, GET, binary, connect, in_namespaces, project, unknown};
 
 #[test]
@@ -45,8 +47,15 @@ pub fn kind(program: &[u8]) -> (bool, bool) {
 }
 
 #[test]
-fn the_binary_is_static_and_position_independent() {
-    assert_eq!(kind(&fs::read(binary()).unwrap()), (true, false));
+fn the_programs_are_static_and_position_independent() {
+    for program in [Path::new(binary()), built::leads()] {
+        assert_eq!(
+            kind(&fs::read(program).unwrap()),
+            (true, false),
+            "{}",
+            program.display()
+        );
+    }
 }
 
 #[test]
