@@ -2,7 +2,7 @@
 //! node, without others; front.rs has three.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -92,20 +92,24 @@ impl<'a> Keepalived<'a> {
         }
     }
 
-    /// Ends its first process, and starts it again when the other one has ended, too.
     fn restart(&mut self, signal: Signal) {
-        let first = self.process.0.id();
-        let others: Vec<u32> = processes().filter(|pid| parent(*pid) == Some(first)).collect();
-        self.process.signal(signal);
-        self.process.0.wait().unwrap();
-        wait_until("all of keepalived has ended", || {
-            !others.iter().any(|pid| is_alive(*pid))
-        });
-        // This machine may not have collected that process yet; then a pid file still seems to be right.
-        for name in ["keepalived.pid", "vrrp.pid"] {
-            let _ = fs::remove_file(self.folder.join("run").join(name));
-        }
+        end(&mut self.process, signal, &self.folder.join("run"));
         self.process = run(self.program, &self.folder);
+    }
+}
+
+/// Ends keepalived by a signal to its first process. What it leaves in this /run is no reason not to start again.
+pub fn end(keepalived: &mut Daemon, signal: Signal, run: &Path) {
+    let first = keepalived.0.id();
+    let others: Vec<u32> = processes().filter(|pid| parent(*pid) == Some(first)).collect();
+    keepalived.signal(signal);
+    keepalived.0.wait().unwrap();
+    wait_until("all of keepalived has ended", || {
+        !others.iter().any(|pid| is_alive(*pid))
+    });
+    // This machine may not have collected that process yet; then a pid file still seems to be right.
+    for name in ["keepalived.pid", "vrrp.pid"] {
+        let _ = fs::remove_file(run.join(name));
     }
 }
 

@@ -20,6 +20,7 @@ mod hostile;
 mod keepalived;
 mod late;
 mod launchers;
+mod leads;
 mod limits;
 mod listener;
 mod lock;

@@ -50,7 +50,7 @@ pub fn inside<T: Send>(namespace: &str, act: impl FnOnce() -> T + Send) -> T {
 pub struct Network(pub String);
 
 impl Network {
-    fn new() -> Network {
+    pub fn new() -> Network {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let network = Network(format!("chk-{}-{count}", std::process::id()));
