@@ -228,6 +228,18 @@ mod tests {
     }
 
     #[test]
+    fn the_template_without_haproxy_gets_every_setting() {
+        let text = text(Way::Keepalived, include_str!("../../deploy/keepalived/leader.conf"));
+        assert!(
+            text.contains("cmonhachk-leads 10.7.0.102 9443\"\n") && text.contains("    priority 83\n"),
+            "{text}"
+        );
+        for left in ["10.0.0.", "eth1", " # @"] {
+            assert!(!text.contains(left), "{left}: {text}");
+        }
+    }
+
+    #[test]
     fn only_the_whole_address_in_code_is_anothers() {
         let has = |text| has_others_with(text, "10.0.0.13".parse().unwrap());
         assert!(has("virtual_ipaddress {\n10.0.0.13/24\n}"));

@@ -307,8 +307,8 @@ impl Judge<'_> {
             };
             if let Some(role) = role {
                 self.role(check, role, &maintenance);
-                if outside(check.span, &held_up) > longest {
-                    self.breaks(3, check, "it says a role after its deadline");
+                if outside(check.span, &held_up) > longest && !self.is_recent(role, check.span.1) {
+                    self.breaks(3, check, "it says an old role after its deadline");
                 }
             }
             let is_response = role.is_some() || said(check).starts_with("unknown ");
@@ -333,10 +333,21 @@ impl Judge<'_> {
             self.breaks(3, check, "it is in maintenance");
         }
         let late = last(said, to).map(|said| outside((said.min(from), from), &self.pauses));
-        // A check that waits takes what was published meanwhile, at most its timeout old.
-        if late.is_none_or(|late| late > self.max_age.max(TIMEOUT) + SLACK) {
+        if late.is_none_or(|late| late > self.oldest()) {
             self.breaks(3, check, &format!("its list last said so {late:?} ms before"));
         }
+    }
+
+    /// How long before a moment a list must have said what counts then. A check that waits takes what was published
+    /// meanwhile, at most its timeout old.
+    fn oldest(&self) -> u64 {
+        self.max_age.max(TIMEOUT) + SLACK
+    }
+
+    /// Whether the list has just said so at this moment. A check that is stopped before its first instruction begins
+    /// when it goes on: its role is late for the client, and new.
+    fn is_recent(&self, said: &[Span], at: u64) -> bool {
+        last(said, at).is_some_and(|said| outside((said, at), &self.pauses) <= self.oldest())
     }
 
     /// Whether what the client got may be so.

@@ -25,7 +25,8 @@ pub const DECK: Deck = Deck {
     tail: 0,
     step: (0, 60),
     apart: 0,
-    moves_apart: 0,
+    // An old verdict has the time to show.
+    moves_apart: 2500,
     kinds: &[
         ("move", "truth", 10, 0, 0),
         ("s9s slow", "s9s", 4, 30, 200),

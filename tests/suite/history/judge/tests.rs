@@ -163,15 +163,15 @@ fn wrong_histories_are_rejected_each_for_its_rule() {
         (3, "10000 15000 fault node2 s9s hangs\n13500 13510 check node2 leader"),
         (3, "10000 15000 fault node2 s9s half\n14000 14010 check node2 leader"),
         (3, "30000 36000 fault node3 maintenance\n34000 34010 check node3 leader"),
-        (3, "0 0 bound - max-age 300\n21700 21710 check node2 leader"),
+        (3, "0 0 bound - max-age 300\n21900 21910 check node2 leader"),
         (3, "1200 1210 check node2 follower"),
         (3, "22400 22410 check node3 follower"),
         // It says a role when its time is over.
         (
             3,
-            "30000 35000 fault node1 check stopped\n30000 35100 check node1 follower",
+            "18000 24000 fault node2 check stopped\n18000 24100 check node2 leader",
         ),
-        (3, "10000 16000 check node1 follower, stopped"),
+        (3, "18000 24000 check node2 leader, stopped"),
         // s9s is run too often.
         (4, "10000 10000 login node3 beside list"),
         (4, "10400 10400 login node3 alone list"),
