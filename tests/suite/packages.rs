@@ -33,6 +33,9 @@ const SERVED_BY_XINETD: &str = "xinetd: inactive enabled";
 
 const SERVICE: &str = "/etc/xinetd.d/cmonhachk";
 
+/// An operator's file for our HAProxy.
+const OWN_SETTINGS: &str = "/etc/haproxy/cmonhachk.d/own.cfg";
+
 /// What the article has operators write, with their own program behind it.
 fn own_service() -> String {
     ARTICLES_SERVICE.replace("/usr/local/sbin/cmonhachk.py", "/usr/local/bin/own")
@@ -92,6 +95,7 @@ fn from_installation_to_purge_no_answer_is_lost_and_nothing_is_left(suite: &str)
 
     node.make_version("9.9.9", "deb");
     node.make_former_version("deb");
+    node.write(OWN_SETTINGS, "global\n");
     let socket = node.socket();
     loses_nothing(&node, suite, || {
         for (package, version) in [
@@ -123,6 +127,7 @@ fn from_installation_to_purge_no_answer_is_lost_and_nothing_is_left(suite: &str)
     node.install_file(DEB);
     assert_eq!(node.serves(), SERVED, "{suite}");
     assert!(node.has("/var/lib/cmonhachk/.s9s/s9s.conf"));
+    assert_eq!(node.run(&format!("cat {OWN_SETTINGS}")), "global\n", "{suite}");
 
     // Only what the manual names stays.
     node.run("apt-get purge -qq -y cmonhachk");

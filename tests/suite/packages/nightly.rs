@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
 
-use super::{SERVED, SERVED_BY_XINETD, commands, hands_over, loses_nothing, nothing_runs};
+use super::{OWN_SETTINGS, SERVED, SERVED_BY_XINETD, commands, hands_over, loses_nothing, nothing_runs};
 use crate::cluster::{Daemon, LEADER, wait_until};
 use crate::front::site::ip;
 use crate::node::{Node, make_package};
@@ -60,6 +60,7 @@ fn dnf_installs_upgrades_downgrades_and_removes_the_same() {
 
     node.make_version("9.9.9", "rpm");
     node.make_former_version("rpm");
+    node.write(OWN_SETTINGS, "global\n");
     node.run("createrepo_c --quiet /opt");
     let socket = node.socket();
     let own = env!("CARGO_PKG_VERSION");
@@ -99,7 +100,13 @@ fn dnf_installs_upgrades_downgrades_and_removes_the_same() {
     // Only what the manual names stays.
     assert_eq!(
         node.differences(&before),
-        ["/var/lib/cmonhachk", "/var/lib/cmonhachk/.s9s"]
+        [
+            "/etc/haproxy",
+            "/etc/haproxy/cmonhachk.d",
+            OWN_SETTINGS,
+            "/var/lib/cmonhachk",
+            "/var/lib/cmonhachk/.s9s"
+        ]
     );
     nothing_runs(&node);
 }
