@@ -57,8 +57,9 @@ needs_root
 # holds until the machine boots.
 watches=/proc/sys/fs/inotify/max_user_instances
 if [ "$(<$watches)" -lt 1024 ]; then echo 1024 >$watches || say "cannot raise $watches"; fi
-provide curl:curl xinetd:xinetd genhash:keepalived arping:iputils-arping haproxy:haproxy shellcheck:shellcheck unshare:util-linux mount:mount \
-    ip:iproute2 socat:socat strace:strace systemd-analyze:systemd ps:procps mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs \
+provide curl:curl xinetd:xinetd genhash:keepalived arping:iputils-arping haproxy:haproxy shellcheck:shellcheck \
+    unshare:util-linux mount:mount openssl:openssl ip:iproute2 socat:socat strace:strace systemd-analyze:systemd \
+    ps:procps mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs \
     fsfreeze:util-linux mandoc:mandoc man:man-db lintian:lintian rpmlint:rpmlint rpm:rpm pip3:python3-pip
 # openbsd-inetd and xinetd cannot both be installed, so openbsd-inetd is only unpacked. These are the
 # libraries that it needs.

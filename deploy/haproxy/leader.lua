@@ -117,7 +117,7 @@ local function choose(txn)
     if list[1] ~= current then current = ready end
 end
 
-core.register_action("find_leader", { "tcp-req" }, function(txn)
+core.register_action("find_leader", { "tcp-req", "http-req" }, function(txn)
     local start, waited, pause = now(), 0, SHORTEST_PAUSE
     choose(txn)
     while not ready do

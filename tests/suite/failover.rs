@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,12 +15,14 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::cluster::{AtEnd, Cluster, Folder, PATIENCE, loopback, once_in_a_while, project, wait_until};
+use crate::front::https::certificate;
 use crate::haproxy::Haproxy;
 use crate::versions::{Versions, on_each_system};
 use crate::xinetd::Xinetd;
 
 on_each_system! {
     the_deployed_configuration_and_the_one_for_a_pool_are_valid_without_a_warning,
+    the_example_for_https_is_valid_without_a_warning_after_the_deployed_configuration,
     the_deployed_configuration_starts_without_a_warning,
     in_every_transition_the_right_node_is_up_and_nobody_is_stuck,
     while_two_nodes_answer_200_users_are_sent_to_one_of_them_alone,
@@ -190,8 +193,17 @@ impl<'a> Site<'a> {
 /// Asserts that HAProxy accepts the configuration without a warning.
 fn is_valid(versions: &Versions, configuration: &str) {
     let folder = Folder::new();
-    let file = folder.write("haproxy.cfg", configuration);
-    let output = versions.haproxy().arg("-c").arg("-f").arg(file).output().unwrap();
+    are_valid(versions, &[folder.write("haproxy.cfg", configuration)]);
+}
+
+/// The same for files and folders that it reads one after the other.
+fn are_valid(versions: &Versions, paths: &[PathBuf]) {
+    let mut haproxy = versions.haproxy();
+    haproxy.arg("-c");
+    for path in paths {
+        haproxy.arg("-f").arg(path);
+    }
+    let output = haproxy.output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
     // From 2.9 on, it says so only if it is asked.
     assert_eq!(said.trim_end_matches("Configuration file is valid\n"), "");
@@ -221,9 +233,13 @@ fn no_loop_over_haproxys_own_tables_ends_early() {
     assert!(loops > 0);
 }
 
-fn the_deployed_configuration_and_the_one_for_a_pool_are_valid_without_a_warning(versions: &Versions) {
+fn deployed() -> String {
     let configuration = fs::read_to_string(project().join("deploy/haproxy/haproxy.cfg")).unwrap();
-    is_valid(versions, &configuration.replace("/usr/share/cmonhachk", LUA));
+    configuration.replace("/usr/share/cmonhachk", LUA)
+}
+
+fn the_deployed_configuration_and_the_one_for_a_pool_are_valid_without_a_warning(versions: &Versions) {
+    is_valid(versions, &deployed());
     let operations = fs::read_to_string(project().join("deploy/README.md")).unwrap();
     let pool = operations
         .split("```\n")
@@ -233,6 +249,22 @@ fn the_deployed_configuration_and_the_one_for_a_pool_are_valid_without_a_warning
         versions,
         &format!("defaults\n    timeout connect 2s\n    timeout client 3h\n    timeout server 3h\n{pool}"),
     );
+}
+
+/// Also with an empty folder, and with files in it that HAProxy should leave alone.
+fn the_example_for_https_is_valid_without_a_warning_after_the_deployed_configuration(versions: &Versions) {
+    let (deployed_in, own) = (Folder::new(), Folder::new());
+    let read = [deployed_in.write("cmonhachk.cfg", deployed()), own.path().into()];
+    are_valid(versions, &read);
+    for name in ["environment", "old.cfg.bak", ".hidden.cfg"] {
+        own.write(name, "nonsense");
+    }
+    let example = fs::read_to_string(project().join("deploy/haproxy/https.cfg")).unwrap();
+    let certificate = deployed_in.write("pem", certificate("10.0.0.130"));
+    let named = example.replace("/etc/haproxy/cmonhachk.pem", certificate.to_str().unwrap());
+    assert_ne!(named, example);
+    own.write("https.cfg", named);
+    are_valid(versions, &read);
 }
 
 fn the_deployed_configuration_starts_without_a_warning(versions: &Versions) {

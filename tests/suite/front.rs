@@ -5,6 +5,7 @@ mod address;
 mod alone;
 mod article;
 mod followed;
+pub mod https;
 mod leader;
 mod nightly;
 mod operator;
@@ -25,6 +26,7 @@ on_each_system! {
     the_address_is_on_a_node_whose_haproxy_runs_and_moves_only_if_it_must,
     no_user_waits_long_for_a_leader_whose_machine_is_dead,
     without_haproxy_the_address_is_on_the_leader,
+    an_operators_own_settings_are_used_and_serve_https,
 }
 
 fn the_address_is_on_a_node_whose_haproxy_runs_and_moves_only_if_it_must(versions: &Versions) {
@@ -68,6 +70,24 @@ fn without_haproxy_the_address_is_on_the_leader(versions: &Versions) {
             alone::a_restart_or_a_reload_of_keepalived_brings_the_address_back_to_the_leader,
             alone::the_way_with_haproxy_is_refused_until_this_one_is_removed_everywhere,
             alone::the_address_may_be_of_ipv6,
+        ],
+    );
+}
+
+fn an_operators_own_settings_are_used_and_serve_https(versions: &Versions) {
+    try_each(
+        &Site::boot(versions),
+        promises![
+            https::a_host_of_its_own_serves_https_by_the_example,
+            https::the_ui_is_told_the_users_own_address_and_no_other,
+            https::http_is_sent_to_https,
+            https::a_reload_refuses_nobody,
+            https::users_are_on_the_new_leader_after_a_move_and_sessions_on_the_old_one_have_ended,
+            https::without_a_leader_users_are_held_for_two_seconds_and_told_so,
+            https::other_files_in_the_folder_are_left_alone_and_it_may_be_missing,
+            https::a_file_that_haproxy_refuses_fails_the_reload_and_users_do_not_notice,
+            https::a_time_limit_of_checks_in_the_folder_is_used_after_a_restart,
+            https::neither_a_run_nor_a_removal_of_the_front_touches_the_folder,
         ],
     );
 }
