@@ -37,6 +37,7 @@ fn the_address_is_on_a_node_whose_haproxy_runs_and_moves_only_if_it_must(version
             address::users_who_wait_while_haproxy_starts_are_sent_to_the_leader_only,
             address::a_node_whose_haproxy_loses_its_worker_gives_up_the_address_and_does_not_take_it_back,
             address::a_node_whose_haproxy_loses_its_master_gives_up_the_address,
+            address::a_node_whose_haproxy_is_killed_with_all_that_its_unit_runs_gives_up_the_address,
             address::a_node_that_is_cut_off_gives_up_the_address_and_does_not_take_it_back,
             address::no_node_gives_up_the_address_for_a_stranger_with_the_same_router_id,
             followed::at_a_boot_the_address_comes_whichever_of_haproxy_and_keepalived_is_first,

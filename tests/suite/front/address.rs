@@ -60,6 +60,14 @@ pub fn a_node_whose_haproxy_loses_its_master_gives_up_the_address(site: &Site) {
     });
 }
 
+/// With systemd 257, the kernel also kills what the unit runs when HAProxy has ended.
+pub fn a_node_whose_haproxy_is_killed_with_all_that_its_unit_runs_gives_up_the_address(site: &Site) {
+    let first = site.holder();
+    site.node(first).run("systemctl kill --signal KILL cmonhachk-front");
+    let second = site.moves_from(first);
+    site.stays_on(second);
+}
+
 pub fn a_node_that_is_cut_off_gives_up_the_address_and_does_not_take_it_back(site: &Site) {
     let first = site.holder();
     site.network.ip(&format!("link set {first} down"));

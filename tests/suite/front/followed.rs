@@ -102,7 +102,7 @@ fn each_node_can_have_it_again(site: &Site) {
 /// Makes of a front what version 0.1.0 made: the unit writes another number into another file.
 const OF_VERSION_0_1_0: &str = r#"
     unit=/usr/lib/systemd/system/cmonhachk-front.service snippet=/etc/keepalived/cmonhachk.conf
-    sed -i -e '/^Exec.*Post=/d' -e 's/^\(RuntimeDirectory=cmonhachk-front\).*/\1/' $unit
+    sed -i -e '/^Exec.*Post=/d; /^ExecStartPre=/d' -e 's/^\(RuntimeDirectory=cmonhachk-front\).*/\1/' $unit
     sed -i "s|^KillMode.*|&\nExecStartPost=/bin/sh -c 'echo 0 >/run/cmonhachk-front.weight'\nExecStopPost=/bin/sh -c 'echo -254 >/run/cmonhachk-front.weight'|" $unit
     sed -i -e 's|/run/keepalived-cmonhachk/haproxy|/run/cmonhachk-front.weight|' \
         -e 's|^    weight 0 reverse|    weight 1\n    # Until HAProxy has started. At -254 the node cannot have the address.\n    init_file -254|' $snippet

@@ -51,7 +51,7 @@ const fn row(name: &'static str, place: Place, target: Target, fault: fn(&Scene<
     }
 }
 
-pub const ROWS: [Row; 14] = {
+pub const ROWS: [Row; 15] = {
     use Place::*;
     use Target::*;
     [
@@ -80,6 +80,12 @@ pub const ROWS: [Row; 14] = {
         row("the leader's UI stops for 5 s", Elsewhere, OldLeader, ui_stops),
         row("HAProxy's worker is killed", Elsewhere, OldLeader, worker_is_killed),
         row("HAProxy's master is killed", Elsewhere, OldLeader, master_is_killed),
+        row(
+            "HAProxy is killed with what its unit runs",
+            Elsewhere,
+            OldLeader,
+            unit_is_killed,
+        ),
         row("HAProxy is stopped", Elsewhere, OldLeader, haproxy_is_stopped),
         row("the node with the address dies", Elsewhere, OldLeader, holder_dies),
         row("keepalived is restarted", Elsewhere, OldLeader, keepalived_is_restarted),
@@ -169,6 +175,11 @@ fn signal_haproxy(node: &Node, is_chosen: impl Fn(bool) -> bool) {
     pids.retain(|pid| is_chosen(is_master(pid)));
     assert!(!pids.is_empty(), "HAProxy runs on {}", node.name);
     pids.iter().for_each(|pid| kill(*pid, Signal::SIGKILL).unwrap());
+}
+
+fn unit_is_killed(scene: &Scene<'_>) -> Option<Instant> {
+    scene.holder.run("systemctl kill --signal KILL cmonhachk-front");
+    None
 }
 
 fn haproxy_is_stopped(scene: &Scene<'_>) -> Option<Instant> {
