@@ -30,6 +30,7 @@ on_each_system! {
     when_every_s9s_hangs_nobody_is_up_and_the_statistics_say_why,
     users_are_not_sent_to_a_leader_whose_ui_is_down,
     nobody_is_sent_to_a_follower_or_away_while_haproxy_reloads,
+    a_node_whose_health_check_was_turned_off_costs_nobody_more_than_a_hold,
 }
 
 /// A node's UI: sends the node's name to each client, and keeps the session open.
@@ -473,4 +474,48 @@ fn nobody_is_sent_to_a_follower_or_away_while_haproxy_reloads(versions: &Version
     } else {
         assert!(once_in_a_while(nobody_was_refused));
     }
+}
+
+/// Then HAProxy believes the agent alone, and has no result of a check.
+fn a_node_whose_health_check_was_turned_off_costs_nobody_more_than_a_hold(versions: &Versions) {
+    let cluster = Cluster::new();
+    let site = Site::start(versions, &cluster, "", patient);
+    let comes_up = |name: &str, act: &dyn Fn()| {
+        let line = format!("Server ui/{name} is UP via role/{name}");
+        let before = site.haproxy.log().matches(&line).count();
+        act();
+        wait_until(&line, || site.haproxy.log().matches(&line).count() > before);
+    };
+    // Its check has never passed.
+    site.haproxy.command("disable health role/node3");
+    comes_up("node3", &|| cluster.leads("10.0.0.103"));
+    let visits = thread::scope(|scope| {
+        let users = [(); 20].map(|()| {
+            scope.spawn(|| {
+                let start = Instant::now();
+                (site.user_gets(), start.elapsed())
+            })
+        });
+        users.map(|user| user.join().unwrap())
+    });
+    println!("{visits:?}");
+    for (name, took) in &visits {
+        assert!(matches!(name.as_deref(), None | Some("node3")), "{visits:?}");
+        assert!(*took < Duration::from_secs(4), "{visits:?}");
+    }
+    comes_up("node2", &|| cluster.leads("10.0.0.102"));
+    assert_eq!(site.user_gets().as_deref(), Some("node2"));
+
+    // Its check has passed.
+    site.haproxy.command("enable health role/node3");
+    comes_up("node3", &|| cluster.leads("10.0.0.103"));
+    wait_until("its check has passed", || site.up() == ["node3"]);
+    site.haproxy.command("disable health role/node3");
+    comes_up("node2", &|| cluster.leads("10.0.0.102"));
+    comes_up("node3", &|| cluster.leads("10.0.0.103"));
+    wait_until("users get there", || site.user_gets().as_deref() == Some("node3"));
+
+    let log = site.haproxy.log();
+    let errors = log.lines().filter(|line| line.to_lowercase().contains("lua"));
+    assert_eq!(errors.collect::<Vec<_>>(), [""; 0]);
 }

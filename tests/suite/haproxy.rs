@@ -41,13 +41,19 @@ impl Haproxy {
         haproxy
     }
 
-    /// What it says about a server on its stats socket, by the name of the column.
-    pub fn server(&self, proxy: &str, name: &str) -> HashMap<String, String> {
+    /// What it answers to a command on its stats socket.
+    pub fn command(&self, command: &str) -> String {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(b"show stat\n").unwrap();
-        let mut table = String::new();
-        stream.read_to_string(&mut table).unwrap();
+        writeln!(stream, "{command}").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// What it says about a server, by the name of the column.
+    pub fn server(&self, proxy: &str, name: &str) -> HashMap<String, String> {
+        let table = self.command("show stat");
         let mut lines = table.lines();
         let titles = lines.next().unwrap().trim_start_matches("# ").split(',');
         let row = lines
