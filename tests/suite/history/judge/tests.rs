@@ -59,7 +59,7 @@ fn right_histories_are_accepted() {
         // As late as promised.
         "22500 22540 user node2 reached",
         "21500 23500 fault node2 s9s hangs\n23400 23600 user node2 reached",
-        "22200 22210 check node2 leader",
+        "21750 21760 check node2 leader",
         "22200 22210 check node3 follower",
         // The check has looked before the file came, and the list says so only then.
         "19900 26000 fault node3 maintenance\n19800 20600 check node3 leader",
