@@ -408,6 +408,10 @@ fn explain_names_the_files_the_user_and_the_controller() {
         &format!("  home {} (from HOME)", home.display()),
         &format!("  {}: sets the user checker", conf.display()),
         "  /nonexistent/s9s.conf: not there",
+        &format!(
+            "  logs in as checker, with the key {}/.s9s/checker.key, which is not there",
+            home.display()
+        ),
         &format!("  controller asked: https://10.0.0.9:9501 ({})", conf.display()),
         "    Invalid username or password.",
     ] {
