@@ -427,6 +427,10 @@ fn the_manuals_commands_do_as_they_are_pasted_what_it_says() {
     );
     let rights = node.run("cd /var/lib/cmonhachk && stat --format '%a %U' .s9s .s9s/*.conf .s9s/*.key");
     assert_eq!(rights, format!("700 cmonhachk\n{}", "600 cmonhachk\n".repeat(4)));
+    // The user before came with a password, which s9s would have gone on using.
+    let told = node.run(&commands("runuser -u cmonhachk"));
+    let login = "  logs in as cmonhachk2, with the key /var/lib/cmonhachk/.s9s/cmonhachk2.key\n";
+    assert!(told.contains(login), "{told}");
     let journal = node.run("journalctl --output cat -t cmonhachk");
     assert!(journal.contains("leader -> unknown maintenance: /run/cmonhachk.maintenance says: new disks until 15:00"));
     let allow = node.run("systemctl show --property IPAddressAllow cmonhachk.socket");
