@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::cluster::{Daemon, Folder, in_namespaces, parent, processes, project, wait_until};
 use crate::versions::{Versions, on_each_system};
@@ -104,6 +105,13 @@ pub fn end(keepalived: &mut Daemon, signal: Signal, run: &Path) {
     let others: Vec<u32> = processes().filter(|pid| parent(*pid) == Some(first)).collect();
     keepalived.signal(signal);
     keepalived.0.wait().unwrap();
+    if signal == Signal::SIGKILL {
+        // They end with their parent, but not those of 2.1.5 once they have looked at a script as its user: from then
+        // on, the kernel tells them nothing of their parent's death.
+        for pid in &others {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
+        }
+    }
     wait_until("all of keepalived has ended", || {
         !others.iter().any(|pid| is_alive(*pid))
     });
