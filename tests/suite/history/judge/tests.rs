@@ -60,7 +60,7 @@ fn right_histories_are_accepted() {
         "22500 22540 user node2 reached",
         "21500 23500 fault node2 s9s hangs\n23400 23600 user node2 reached",
         "21750 21760 check node2 leader",
-        "22200 22210 check node3 follower",
+        "21750 21760 check node3 follower",
         // The check has looked before the file came, and the list says so only then.
         "19900 26000 fault node3 maintenance\n19800 20600 check node3 leader",
         "18000 24000 user - timed out\n23000 24000 user - connection reset",
