@@ -42,8 +42,10 @@ pub fn set_up(site: &Site, run: &mut Run) -> Outcome<()> {
         Some(vip) => check_vip(site, vip)?,
         None => Holder::Nobody,
     };
+    // keepalived's test of its configuration needs the folder, too.
+    let is_new_folder = site.way == Way::Haproxy && haproxy::make_folder(run);
     let plan = Plan::of(site)?;
-    plan.put_in_place(site, run)?;
+    plan.put_in_place(site, is_new_folder, run)?;
     if run.dry_run {
         return Ok(());
     }
@@ -88,8 +90,7 @@ impl Plan {
         Ok(Plan { haproxy, keepalived })
     }
 
-    fn put_in_place(&self, site: &Site, run: &mut Run) -> Outcome<()> {
-        let is_new_folder = site.way == Way::Haproxy && haproxy::make_folder(run);
+    fn put_in_place(&self, site: &Site, is_new_folder: bool, run: &mut Run) -> Outcome<()> {
         if let Some(text) = &self.haproxy {
             let former = host::text_of(haproxy::CONFIGURATION);
             host::put(run, haproxy::CONFIGURATION, text)?;

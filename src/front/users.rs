@@ -2,10 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::thread;
 use std::time::Duration;
 
 use crate::ask::{self, Silence};
-use crate::haproxy;
+use crate::haproxy::{self, View};
 use crate::network::{self, Holder};
 use crate::nodes::State;
 use crate::options::Way;
@@ -39,10 +40,9 @@ pub fn go(site: &Site) -> Reached {
         },
         Way::Haproxy | Way::HaproxyOnly => {
             let before = users_of_each(site);
-            match (answers(door), before, users_of_each(site)) {
-                (false, ..) => Reached::Nowhere,
-                (true, Some(before), Some(after)) => more(site, &before, &after),
-                _ => Reached::Somewhere,
+            match answers(door) {
+                true => more(site, &before, &users_of_each(site)),
+                false => Reached::Nowhere,
             }
         }
     }
@@ -56,11 +56,22 @@ fn holder_of_vip(site: &Site) -> Reached {
     }
 }
 
-/// How many users the HAProxy that serves the address has sent to each node.
-fn users_of_each(site: &Site) -> Option<Vec<u64>> {
-    let rows = haproxy::statistics(site.users_address(), site.stats_port)?;
-    let views = haproxy::views(&rows, site.nodes.len())?;
-    Some(views.iter().map(|view| view.users).collect())
+/// How many users our HAProxys have sent to each node, those of all nodes together: any of them may have the address.
+fn users_of_each(site: &Site) -> Vec<u64> {
+    let hosts = match site.way {
+        Way::HaproxyOnly => vec![site.users_address()],
+        Way::Haproxy | Way::Keepalived => site.nodes.clone(),
+    };
+    let of_host = |host: IpAddr| haproxy::views(&haproxy::statistics(host, site.stats_port)?, site.nodes.len());
+    let views: Vec<Vec<View>> = thread::scope(|scope| {
+        let questions: Vec<_> = hosts.iter().map(|host| scope.spawn(move || of_host(*host))).collect();
+        questions
+            .into_iter()
+            .filter_map(|question| question.join().ok()?)
+            .collect()
+    });
+    let users = |place: usize| views.iter().map(|views| views[place].users).sum();
+    (0..site.nodes.len()).map(users).collect()
 }
 
 fn more(site: &Site, before: &[u64], after: &[u64]) -> Reached {
@@ -70,7 +81,12 @@ fn more(site: &Site, before: &[u64], after: &[u64]) -> Reached {
         .iter()
         .zip(counts)
         .filter(|(_, (before, after))| after > before);
-    Reached::Nodes(nodes.map(|(node, _)| *node).collect())
+    let nodes: Vec<IpAddr> = nodes.map(|(node, _)| *node).collect();
+    if nodes.is_empty() {
+        Reached::Somewhere
+    } else {
+        Reached::Nodes(nodes)
+    }
 }
 
 /// Whether a UI answers, by HTTP or by TLS.
@@ -110,11 +126,7 @@ pub fn complaint(site: &Site, leaders: &[IpAddr]) -> Option<String> {
         Reached::Nodes(nodes) if nodes.iter().any(|node| leaders.contains(node)) => None,
         Reached::Nodes(nodes) => {
             let nodes: Vec<String> = nodes.iter().map(IpAddr::to_string).collect();
-            let nodes = if nodes.is_empty() {
-                "no node".to_string()
-            } else {
-                nodes.join(" and ")
-            };
+            let nodes = nodes.join(" and ");
             let advice = match site.way {
                 Way::Keepalived => ": run it on the other nodes, too",
                 Way::Haproxy | Way::HaproxyOnly => "",
@@ -122,8 +134,7 @@ pub fn complaint(site: &Site, leaders: &[IpAddr]) -> Option<String> {
             Some(format!("users at {door} get to {nodes}, which does not lead{advice}"))
         }
         Reached::Somewhere => Some(format!(
-            "users at {door} get an answer, but from which node cannot be seen from here: its statistics at port {} do \
-             not answer this host",
+            "users at {door} get an answer, but from which node cannot be seen from here: no HAProxy tells it at port {}",
             site.stats_port
         )),
         Reached::Nowhere => Some(nowhere(site)),

@@ -1,5 +1,7 @@
 //! Every row of the table "How long a failover takes" in deploy/README.md, on three booted nodes with the packages.
 //!
+//! Once with HAProxy, and once without it, where the address is on the leader.
+//!
 //! `CMONHACHK_ROWS` (see `scale`) is the number of runs of each row, and `CMONHACHK_ROW` a part of the names of the
 //! rows to run. The figures are printed and not judged. What must always hold is: users get to the leader in the
 //! end, and a minute later HAProxy has no connection open to a node that is dead.
@@ -38,18 +40,27 @@ const NOTICE: Duration = Duration::from_secs(15);
 const LEFT_OPEN: Duration = Duration::from_secs(60);
 
 mod nightly {
+    use super::*;
+
     #[test]
     fn after_every_fault_of_the_table_users_reach_the_leader_and_nothing_stays_open_to_a_dead_node() {
-        super::run_all();
+        let site = Site::boot(&Versions::usual());
+        for node in &site.nodes {
+            use_the_deployed_time_limit(node);
+            node.succeeds(SITE);
+        }
+        run_all(&site);
+    }
+
+    #[test]
+    fn without_haproxy_users_reach_the_leader_after_every_fault_of_the_table() {
+        let site = Site::without_haproxy(&Versions::usual());
+        site.nodes.iter().for_each(use_the_deployed_time_limit);
+        run_all(&site);
     }
 }
 
-fn run_all() {
-    let site = Site::boot(&Versions::usual());
-    for node in &site.nodes {
-        use_the_deployed_time_limit(node);
-        node.succeeds(SITE);
-    }
+fn run_all(site: &Site) {
     println!("{}", versions(&site.nodes[0]));
     let pauses = Pauses::watch();
     let (count, chosen) = (
@@ -57,8 +68,9 @@ fn run_all() {
         env::var("CMONHACHK_ROW").unwrap_or_default(),
     );
     let (mut table, mut stayed) = (vec![figures::TITLES.to_string()], Vec::new());
-    for row in ROWS.iter().filter(|row| row.name.contains(&chosen)) {
-        let runs = runs_of(row, count, &site, &pauses);
+    let is_to_run = |row: &&Row| row.name.contains(&chosen) && (site.has_haproxy() || !row.name.contains("HAProxy"));
+    for row in ROWS.iter().filter(is_to_run) {
+        let runs = runs_of(row, count, site, &pauses);
         // In the moment of a move, HAProxy 3.0.11 may keep a connection: deploy/README.md.
         let is_dead = row.name.contains("machine");
         let bad = runs.iter().filter(|run| is_dead && run.stay_open());
@@ -111,8 +123,8 @@ fn parts(row: &Row, number: usize, site: &Site) -> [&'static str; 3] {
     // Each of the two in turn.
     others.rotate_left(number % 2);
     match row.place {
-        Place::OnLeader => [holder, holder, others[0]],
-        Place::Elsewhere => [holder, others[0], others[1]],
+        Place::Elsewhere if site.has_haproxy() => [holder, others[0], others[1]],
+        Place::OnLeader | Place::Elsewhere => [holder, holder, others[0]],
     }
 }
 
@@ -129,7 +141,7 @@ fn run(row: &Row, number: usize, site: &Site, pauses: &Pauses) -> Figures {
         Target::OldLeader => old,
         Target::NewLeader => new,
     };
-    let (session, name) = site.visit(VIRTUAL, 81).expect("a user gets to the leader");
+    let (session, name) = site.visit(VIRTUAL, site.port).expect("a user gets to the leader");
     assert_eq!(name, old.name);
     let over = AtomicBool::new(false);
     let (visits, cut, [begun, ended], counts) = thread::scope(|scope| {
@@ -154,7 +166,7 @@ fn run(row: &Row, number: usize, site: &Site, pauses: &Pauses) -> Figures {
     let address_moved = site.holders(VIRTUAL) != [holder.name];
     let figures = Figures {
         cut: cut.map(|cut| cut.saturating_duration_since(begun)),
-        left: (row.target == Target::NewLeader).then(|| left_open(&scene, begun)),
+        left: (site.has_haproxy() && row.target == Target::NewLeader).then(|| left_open(&scene, begun)),
         address_moved,
         paused: pauses.between(begun, ended),
         ..Figures::of(&visits, begun, counts, target.name)
@@ -166,10 +178,14 @@ fn run(row: &Row, number: usize, site: &Site, pauses: &Pauses) -> Figures {
 
 /// Whether users get to this leader from every node, and each node could have the address.
 fn is_well(site: &Site, leader: &Node) -> bool {
-    let services = "systemctl is-active cmonhachk.socket cmonhachk-front keepalived | uniq";
-    site.nodes
-        .iter()
-        .all(|node| up(node) == [leader.name] && node.run(services) == "active\n")
+    let serves = |node: &Node| match site.has_haproxy() {
+        true => {
+            let services = "systemctl is-active cmonhachk.socket cmonhachk-front keepalived | uniq";
+            up(node) == [leader.name] && node.run(services) == "active\n"
+        }
+        false => node.run("systemctl is-active cmonhachk.socket keepalived | uniq") == "active\n",
+    };
+    site.nodes.iter().all(serves)
         && site.holders(VIRTUAL).len() == 1
         && site.user_gets(VIRTUAL).as_deref() == Some(leader.name)
 }

@@ -321,6 +321,11 @@ impl Site {
         }
     }
 
+    /// Whether users go through HAProxy.
+    pub fn has_haproxy(&self) -> bool {
+        self.port == 81
+    }
+
     /// The name of the one node that has the address.
     pub fn holder(&self) -> &'static str {
         wait_until("one node has the address", || self.holders(VIRTUAL).len() == 1);

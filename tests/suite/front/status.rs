@@ -194,6 +194,7 @@ pub fn it_names_two_holders_of_the_address_and_one_that_is_no_node(site: &Site) 
 
 /// It says where it could not look.
 pub fn it_needs_no_root(site: &Site) {
+    wait_until("all is well", || site.nodes[0].front("--status").ends_with("\n0\n"));
     for node in &site.nodes {
         let said =
             node.run("setpriv --reuid=65534 --regid=65534 --clear-groups cmonhachk-front --status 2>&1; echo $?");

@@ -28,7 +28,7 @@ pub const DECK: Deck = Deck {
     // An old verdict has the time to show.
     moves_apart: 2500,
     kinds: &[
-        ("move", "truth", 10, 0, 0),
+        ("move", "truth", 1, 0, 0),
         ("s9s slow", "s9s", 4, 30, 200),
         ("s9s: stray", "s9s", 1, 30, 200),
         ("s9s: orphan", "s9s", 1, 30, 200),

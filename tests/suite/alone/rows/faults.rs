@@ -51,7 +51,7 @@ const fn row(name: &'static str, place: Place, target: Target, fault: fn(&Scene<
     }
 }
 
-pub const ROWS: [Row; 15] = {
+pub const ROWS: [Row; 16] = {
     use Place::*;
     use Target::*;
     [
@@ -89,6 +89,7 @@ pub const ROWS: [Row; 15] = {
         row("HAProxy is stopped", Elsewhere, OldLeader, haproxy_is_stopped),
         row("the node with the address dies", Elsewhere, OldLeader, holder_dies),
         row("keepalived is restarted", Elsewhere, OldLeader, keepalived_is_restarted),
+        row("another node boots", Elsewhere, OldLeader, another_boots),
         row("nobody leads for 5 s", Elsewhere, NewLeader, nobody_leads),
     ]
 };
@@ -194,6 +195,15 @@ fn holder_dies(scene: &Scene<'_>) -> Option<Instant> {
 
 fn keepalived_is_restarted(scene: &Scene<'_>) -> Option<Instant> {
     scene.holder.run("systemctl restart keepalived");
+    None
+}
+
+/// As far as others notice: its services end, and start.
+fn another_boots(scene: &Scene<'_>) -> Option<Instant> {
+    let services = "cmonhachk.socket cmonhachk.service keepalived";
+    scene.new.run(&format!("systemctl stop {services}"));
+    thread::sleep(WHILE);
+    scene.new.run("systemctl start cmonhachk.socket keepalived");
     None
 }
 
