@@ -406,28 +406,16 @@ fn read(path: &str) -> Outcome<String> {
 mod tests {
     use super::*;
     use crate::options::Way;
-
-    fn site(vip: Option<&str>, nodes: &[&str]) -> Site {
-        Site {
-            way: Way::Haproxy,
-            vip: vip.map(|vip| vip.parse().unwrap()),
-            nodes: nodes.iter().map(|node| node.parse().unwrap()).collect(),
-            own: None,
-            interface: None,
-            is_interface_named: false,
-            ui_port: 9443,
-            front_port: 82,
-            stats_port: 9601,
-            stats_from: Some("10.7.0.0/16,10.8.0.1".to_string()),
-            router_id: 51,
-            arguments: String::new(),
-        }
-    }
+    use crate::site::example;
 
     #[test]
     fn the_template_gets_every_setting() {
         let template = include_str!("../../deploy/haproxy/haproxy.cfg");
-        let text = unsigned(&site(Some("10.0.0.130"), &["10.0.0.101", "10.0.0.102"]), template).unwrap();
+        let text = unsigned(
+            &example(Way::Haproxy, Some("10.0.0.130"), &["10.0.0.101", "10.0.0.102"]),
+            template,
+        )
+        .unwrap();
         for line in [
             "    stats socket /run/cmonhachk-front/admin.sock user haproxy",
             "    http-check connect port 9443\n",
@@ -444,7 +432,11 @@ mod tests {
         }
         assert_eq!(stats_port_in(&text), Some(9601));
 
-        let text = unsigned(&site(Some("fd00::130"), &["fd00::101", "fd00::102"]), template).unwrap();
+        let text = unsigned(
+            &example(Way::Haproxy, Some("fd00::130"), &["fd00::101", "fd00::102"]),
+            template,
+        )
+        .unwrap();
         assert!(
             text.contains("    bind [::]:82 v4v6\n") && text.contains("node1 [fd00::101]:9443 id 1\n"),
             "{text}"

@@ -174,24 +174,10 @@ pub fn addresses_in(snippet: &str, block: &str) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::site::example;
 
     fn text(way: Way, template: &str) -> String {
-        let site = Site {
-            way,
-            vip: Some("10.7.0.130".parse().unwrap()),
-            nodes: ["10.7.0.101", "10.7.0.102", "10.7.0.103"]
-                .map(|node| node.parse().unwrap())
-                .into(),
-            own: Some("10.7.0.102".parse().unwrap()),
-            interface: Some("eno7".to_string()),
-            is_interface_named: false,
-            ui_port: 9443,
-            front_port: 81,
-            stats_port: 9600,
-            stats_from: None,
-            router_id: 77,
-            arguments: String::new(),
-        };
+        let site = example(way, Some("10.7.0.130"), &["10.7.0.101", "10.7.0.102", "10.7.0.103"]);
         let mut fields = fields(&site, site.vip.unwrap(), site.own.unwrap(), "eno7");
         if way == Way::Keepalived {
             fields.push(field("leads", "10.0.0.101 443", "10.7.0.102 9443"));

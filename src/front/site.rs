@@ -142,6 +142,25 @@ fn addresses(options: &Options) -> Result<(Option<IpAddr>, Vec<IpAddr>), String>
     Ok((vip, sorted))
 }
 
+/// The site of the tests: with settings that differ from every default and every example.
+#[cfg(test)]
+pub fn example(way: Way, vip: Option<&str>, nodes: &[&str]) -> Site {
+    Site {
+        way,
+        vip: vip.map(|vip| vip.parse().unwrap()),
+        nodes: nodes.iter().map(|node| node.parse().unwrap()).collect(),
+        own: nodes.get(1).map(|node| node.parse().unwrap()),
+        interface: Some("eno7".to_string()),
+        is_interface_named: false,
+        ui_port: 9443,
+        front_port: 82,
+        stats_port: 9601,
+        stats_from: Some("10.7.0.0/16,10.8.0.1".to_string()),
+        router_id: 77,
+        arguments: String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

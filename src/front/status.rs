@@ -239,3 +239,47 @@ fn show(site: &Site, states: &[State], views: &[View], fronts: &[Front]) {
         line(&node.to_string(), front, view, &states[place].words());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::site::example;
+
+    fn said(state: State, status: &str, check: &str, last_words: &str, agent: &str) -> Option<String> {
+        let site = example(Way::HaproxyOnly, None, &["10.0.0.101", "10.0.0.102"]);
+        let view = View {
+            status: status.to_string(),
+            check: check.to_string(),
+            last_words: last_words.to_string(),
+            agent: agent.to_string(),
+            users: 0,
+        };
+        disagreement(&site, site.nodes[0], &state, &view)
+    }
+
+    #[test]
+    fn a_leader_that_haproxy_does_not_use_is_named_with_the_port() {
+        let said = |check, words, agent| said(State::Leader, "DOWN", check, words, agent).unwrap();
+        let closed = "HAProxy sends nobody to 10.0.0.101: its port 9443 does not answer (L4TOUT): a firewall?";
+        assert_eq!(said("L4TOUT", "", "L7OK"), closed);
+        assert!(said("* L4TOUT", "", "").contains("its port 9201 does not answer"));
+        let refused = "HAProxy sends nobody to 10.0.0.101: Connection refused (L4CON, port 9443)";
+        assert_eq!(said("L4CON", "Connection refused", "L7OK"), refused);
+    }
+
+    #[test]
+    fn other_disagreements_say_what_to_do() {
+        let another = said(State::None(NoAnswer::Another), "DOWN (agent)", "", "", "").unwrap();
+        assert!(
+            another.ends_with("run systemctl reload cmonhachk-front on each node"),
+            "{another}"
+        );
+        assert!(
+            said(State::Follower, "UP 1/2", "", "", "")
+                .unwrap()
+                .ends_with("look again in a second")
+        );
+        assert_eq!(said(State::Leader, "UP", "L4OK", "", "L7OK"), None);
+        assert_eq!(said(State::Follower, "DOWN (agent)", "L7STS", "", "L7STS"), None);
+    }
+}
