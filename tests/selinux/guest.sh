@@ -23,7 +23,7 @@ prepare() {
 # time for it.
 install_rpm() {
     rpm "$1" --nodeps "$2" &&
-        sed -i -e 's/timeout check 2s/timeout check 9s/; s/inter 1s fastinter 1010ms downinter 250ms/inter 2s downinter 1s/' \
+        sed -i -e 's/timeout check 2s/timeout check 9s/; s/TIMEOUT_CHECK 2s/TIMEOUT_CHECK 9s/; s/inter 1s fastinter 1010ms downinter 250ms/inter 2s downinter 1s/' \
             -e 's/agent-inter 250ms/agent-inter 1s/' /usr/share/cmonhachk/haproxy.cfg
 }
 

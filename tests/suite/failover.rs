@@ -99,8 +99,9 @@ const LUA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/haproxy");
 /// Makes HAProxy wait for a check as long as the check has time: where the tests do not measure, a machine
 /// that stops for a second takes no node down.
 fn patient(configuration: String) -> String {
-    assert!(configuration.contains("timeout check 2s"));
-    configuration.replace("timeout check 2s", "timeout check 20s")
+    let limit = "CMONHACHK_TIMEOUT_CHECK 2s";
+    assert!(configuration.contains(limit));
+    configuration.replace(limit, "CMONHACHK_TIMEOUT_CHECK 20s")
 }
 
 /// The whole site that users meet.
@@ -166,6 +167,11 @@ impl<'a> Site<'a> {
         // Servers count as up until their first check is over.
         wait_until("HAProxy has found the leader", || site.up() == ["node1"]);
         site
+    }
+
+    /// What HAProxy has said.
+    pub fn log(&self) -> String {
+        self.haproxy.log()
     }
 
     /// The servers that HAProxy would send users to.

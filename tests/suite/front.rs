@@ -87,6 +87,7 @@ fn an_operators_own_settings_are_used_and_serve_https(versions: &Versions) {
             https::without_a_leader_users_are_held_for_two_seconds_and_told_so,
             https::other_files_in_the_folder_are_left_alone_and_it_may_be_missing,
             https::a_file_that_haproxy_refuses_fails_the_reload_and_users_do_not_notice,
+            https::a_start_with_such_a_file_is_tried_once_a_second_until_it_is_mended,
             https::a_time_limit_of_checks_in_the_folder_is_used_after_a_restart,
             https::neither_a_run_nor_a_removal_of_the_front_touches_the_folder,
         ],

@@ -69,9 +69,9 @@ pub fn a_node_whose_haproxy_is_killed_with_all_that_its_unit_runs_gives_up_the_a
 }
 
 pub fn a_node_that_is_cut_off_gives_up_the_address_and_does_not_take_it_back(site: &Site) {
-    // Not the leader, which users need.
-    site.puts_address_on("node1");
-    let first = site.holder();
+    let first = "node1";
+    // Not the leader.
+    site.puts_address_on(first);
     site.network.ip(&format!("link set {first} down"));
     let second = site.moves_from(first);
     site.network.ip(&format!("link set {first} up"));
