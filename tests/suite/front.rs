@@ -63,6 +63,7 @@ fn without_haproxy_the_address_is_on_the_leader(versions: &Versions) {
         promises![
             alone::three_runs_put_the_address_on_the_leader_and_users_on_its_own_port,
             alone::a_second_run_changes_nothing_and_status_is_well,
+            alone::an_operators_own_instance_goes_on,
             alone::the_address_follows_the_leadership_and_the_old_session_ends,
             alone::no_script_runs_as_root,
             alone::one_lost_check_moves_nobody,

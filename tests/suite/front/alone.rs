@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::operator::KEEPALIVED_CONF;
 use super::site::*;
 use crate::cluster::wait_until;
 
@@ -52,6 +53,27 @@ pub fn three_runs_put_the_address_on_the_leader_and_users_on_its_own_port(site: 
         );
     }
     gets_to(site, "node2");
+}
+
+/// It has a script, which goes on.
+pub fn an_operators_own_instance_goes_on(site: &Site) {
+    let node = &site.nodes[2];
+    node.succeeds("--remove");
+    node.run(&format!(
+        "touch /etc/keepalived/own.conf; printf '%s' '{KEEPALIVED_CONF}' >/etc/keepalived/keepalived.conf
+         systemctl start keepalived"
+    ));
+    wait_until("the operator's address is there", || node.has("10.0.0.77"));
+    let process = node.run("systemctl show --property MainPID keepalived");
+    node.succeeds(ALONE);
+    assert!(node.has("10.0.0.77"));
+    assert_eq!(node.run("systemctl show --property MainPID keepalived"), process);
+
+    node.succeeds("--remove");
+    assert!(node.has("10.0.0.77"));
+    assert_eq!(node.run("cat /etc/keepalived/keepalived.conf"), KEEPALIVED_CONF);
+    node.run("systemctl stop keepalived; rm /etc/keepalived/keepalived.conf /etc/keepalived/own.conf");
+    node.succeeds(ALONE);
 }
 
 pub fn a_second_run_changes_nothing_and_status_is_well(site: &Site) {

@@ -10,7 +10,7 @@ use crate::versions::Versions;
 const HAPROXY_CFG: &str = "global\n    stats socket /run/operator.sock\ndefaults\n    mode tcp\n    timeout connect 5s\n    \
     timeout client 1h\n    timeout server 1h\nlisten stats\n    bind :8443\n    server own 127.0.0.1:443\n";
 /// The last line has no line end, and keepalived's test objects to the script, which is as in the article.
-const KEEPALIVED_CONF: &str = "global_defs {\n    vrrp_version 2\n}\n\tinclude own.conf\nvrrp_script own {\n    \
+pub const KEEPALIVED_CONF: &str = "global_defs {\n    vrrp_version 2\n}\n\tinclude own.conf\nvrrp_script own {\n    \
     script \"killall -0 haproxy\"\n    weight 2\n}\nvrrp_instance own {\n    track_script {\n        own\n    }\n    interface eth1\n    \
     virtual_router_id 7\n    priority 100\n    virtual_ipaddress {\n        10.0.0.77/24\n    }\n}";
 

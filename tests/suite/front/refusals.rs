@@ -21,6 +21,7 @@ const REFUSALS: &str = "\
 1 | 10.0.0.0 NODES | 10.0.0.0 is the network address of a network of this host
 2 | --stats-port 81 SITE | --front-port and --stats-port are the same
 1 | SITE | port 81 is in use by socat, process | listen 81 | systemctl stop somebody
+1 | SITE | as the article's does: see \"Moving from the article\" in | article | systemctl stop somebody; rm /etc/haproxy/haproxy.cfg; mv /opt/haproxy.cfg /etc/haproxy || true
 1 | SITE | choose another with --stats-port | listen 9600 | systemctl stop somebody
 1 | SITE 10.0.0.200 | 10.0.0.200 gives no answer: another program has port 9201
 1 | SITE 10.0.0.250 | 10.0.0.250 gives no answer: the host is down, or no way leads there
@@ -47,6 +48,13 @@ const REFUSAL_SHELL: &str = r#"
     listen() {
         systemd-run --quiet --collect --unit somebody socat TCP-LISTEN:$1 -
         timeout 5 sh -c "until ss -Hltnp sport = :$1 | grep -q socat; do sleep 0.05; done"
+    }
+    article() {
+        mv /etc/haproxy/haproxy.cfg /opt || true
+        echo 'default-server port 9201 inter 2s' >/etc/haproxy/haproxy.cfg
+        cp -L /usr/bin/socat /opt/haproxy
+        systemd-run --quiet --collect --unit somebody /opt/haproxy TCP-LISTEN:81 -
+        timeout 5 sh -c "until ss -Hltnp sport = :81 | grep -q haproxy; do sleep 0.05; done"
     }
     old_haproxy() {
         cp /usr/sbin/haproxy /usr/sbin/haproxy.real
