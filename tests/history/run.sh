@@ -5,8 +5,8 @@
 #     tests/history/run.sh --judge FILE
 #
 # Each run takes M minutes (2), and its faults are drawn from its seed: N for the first (1), then the next
-# number. It leaves target/history/seed-N-NAME.tsv. With an odd seed, the nodes run this machine's system (here),
-# and with an even one Debian 13 (trixie), unless one of the two is named. FILE is a program of tests/versions.sh,
+# number. It leaves target/history/seed-N-NAME.tsv. With an odd seed, the nodes have HAProxy and run this machine's system (here),
+# with an even one they have keepalived alone and run Debian 13 (trixie), unless one of the two is named. FILE is a program of tests/versions.sh,
 # for the system of this machine. --judge judges a recorded file again, also one of the chaos (suite/alone/chaos.rs).
 # Needs root and the Rust toolchain; installs Debian packages.
 set -euo pipefail

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 
-use self::faults::{DECK, Machine, comes_true};
+use self::faults::{Machine, comes_true, deck};
 use self::xinetd::{Connections, MAX_AGE};
 use crate::front::site::inside;
 use crate::history::clients::{Manner, Outcome, converse};
@@ -47,7 +47,7 @@ fn whatever_goes_wrong_every_connection_gets_one_right_answer() {
     };
     println!("CMONHACHK_CHAOS_SEED={seed}");
     let machine = Machine::boot();
-    let faults = plan(&DECK, seed, seconds * 1000);
+    let faults = plan(&deck(), seed, seconds * 1000);
     let outcomes = Mutex::new(Vec::new());
     let clients = |recorder: &Recorder, over: &AtomicBool| come(&machine, seed, recorder, over, &outcomes);
     let rest = || {

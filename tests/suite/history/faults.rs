@@ -10,49 +10,60 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use super::cause::{Place, Repair, STATE, end, nothing, stop};
-use super::plan::{Deck, Fault};
+use super::plan::{Deck, Fault, Kind};
 use super::record::Recorder;
 use crate::cluster::{age, parent, project};
 use crate::front::site::{Node, Site};
 use crate::node::{DEB, make_version};
 
-pub const DECK: Deck = Deck {
-    nodes: 3,
-    calm: 5000,
-    tail: 2000,
-    step: (300, 4499),
-    // The one that is over is undone within this time, also on a busy machine.
-    apart: 1000,
-    moves_apart: 1500,
-    kinds: &[
-        ("move", "truth", 7, 0, 0),
-        ("view frozen", "view", 2, 2000, 9000),
-        ("view alone", "view", 1, 1500, 5000),
-        ("view none", "view", 1, 1500, 6000),
-        ("s9s hangs", "s9s", 2, 1500, 9000),
-        ("s9s slow", "s9s", 3, 4000, 15000),
-        ("s9s half", "s9s", 1, 1500, 6000),
-        ("s9s refuses", "s9s", 1, 2000, 12000),
-        ("cut nodes", "network", 1, 1500, 9000),
-        ("cut users", "network", 1, 1500, 6000),
-        ("cut both", "network", 1, 1500, 9000),
-        ("cable", "network", 1, 1500, 9000),
-        ("haproxy killed", "haproxy", 1, 0, 0),
-        ("haproxy reloaded", "haproxy", 3, 0, 0),
-        ("haproxy stopped", "haproxy", 1, 500, 5000),
-        ("keepalived killed", "keepalived", 1, 1000, 6000),
-        ("keepalived stopped", "keepalived", 1, 500, 6000),
-        ("listener killed", "responder", 3, 0, 0),
-        ("listener stopped", "responder", 1, 1000, 9000),
-        ("check killed", "responder", 4, 0, 0),
-        ("check stopped", "responder", 2, 500, 5000),
-        ("frozen", "node", 1, 1000, 6000),
-        ("run full", "files", 1, 3000, 12000),
-        ("upgrade", "files", 2, 4000, 4000),
-        ("maintenance", "maintenance", 1, 2000, 8000),
-        ("clock", "clock", 2, 2000, 10000),
-    ],
-};
+/// The kinds of faults of a run with HAProxy, or without it.
+pub fn deck(has_haproxy: bool) -> Deck {
+    let own = if has_haproxy { OF_HAPROXY } else { WITHOUT_HAPROXY };
+    Deck {
+        nodes: 3,
+        calm: 5000,
+        tail: 2000,
+        step: (300, 4499),
+        // The one that is over is undone within this time, also on a busy machine.
+        apart: 1000,
+        moves_apart: 1500,
+        kinds: [KINDS, own].concat(),
+    }
+}
+
+const OF_HAPROXY: &[Kind] = &[
+    ("haproxy killed", "haproxy", 1, 0, 0),
+    ("haproxy reloaded", "haproxy", 3, 0, 0),
+    ("haproxy stopped", "haproxy", 1, 500, 5000),
+];
+
+const WITHOUT_HAPROXY: &[Kind] = &[("keepalived reloaded", "keepalived", 2, 0, 0)];
+
+const KINDS: &[Kind] = &[
+    ("move", "truth", 7, 0, 0),
+    ("view frozen", "view", 2, 2000, 9000),
+    ("view alone", "view", 1, 1500, 5000),
+    ("view none", "view", 1, 1500, 6000),
+    ("s9s hangs", "s9s", 2, 1500, 9000),
+    ("s9s slow", "s9s", 3, 4000, 15000),
+    ("s9s half", "s9s", 1, 1500, 6000),
+    ("s9s refuses", "s9s", 1, 2000, 12000),
+    ("cut nodes", "network", 1, 1500, 9000),
+    ("cut users", "network", 1, 1500, 6000),
+    ("cut both", "network", 1, 1500, 9000),
+    ("cable", "network", 1, 1500, 9000),
+    ("keepalived killed", "keepalived", 1, 1000, 6000),
+    ("keepalived stopped", "keepalived", 1, 500, 6000),
+    ("listener killed", "responder", 3, 0, 0),
+    ("listener stopped", "responder", 1, 1000, 9000),
+    ("check killed", "responder", 4, 0, 0),
+    ("check stopped", "responder", 2, 500, 5000),
+    ("frozen", "node", 1, 1000, 6000),
+    ("run full", "files", 1, 3000, 12000),
+    ("upgrade", "files", 2, 4000, 4000),
+    ("maintenance", "maintenance", 1, 2000, 8000),
+    ("clock", "clock", 2, 2000, 10000),
+];
 
 const OTHER_DEB: &str = "/opt/cmonhachk_9.0.0_$(dpkg --print-architecture).deb";
 
@@ -209,6 +220,7 @@ impl Place for Nodes {
             "haproxy reloaded" => run(node, "systemctl reload cmonhachk-front"),
             "haproxy stopped" => stop(node.processes_of("cmonhachk-front")),
             "keepalived killed" => kill_keepalived(node),
+            "keepalived reloaded" => run(node, "systemctl reload keepalived"),
             "keepalived stopped" => stop(node.processes_of("keepalived")),
             "listener killed" => end(listeners(node)),
             "listener stopped" => stop(listeners(node)),

@@ -24,6 +24,9 @@ const LONGEST: u64 = 3800;
 /// The host that users come from learns within this time who has the address, if two nodes had it for a while:
 /// `garp_master_refresh` of keepalived.conf.
 const REFRESH: u64 = 5000;
+/// Without HAProxy: a leader that does not know any more that it leads is asked twice, each time for as long as a run of
+/// s9s takes, and then the address moves.
+const LONGEST_ALONE: u64 = 1000 + 1000 + 2 * (TIMEOUT + WATCHDOG) + 1100;
 /// HAProxy takes a node down that accepts connections and says nothing: `inter`, `fastinter`, and `timeout
 /// check` twice.
 const SILENT: u64 = 1000 + 1010 + 2 * 2000;
@@ -80,6 +83,7 @@ pub fn judge(history: &History) -> Judgement {
         max_age: bound("max-age", MAX_AGE),
         busy: bound("busy", SLACK),
         recovery: bound("recovery", RECOVERY),
+        has_haproxy: history.bound("without-haproxy").is_none(),
         // Afterwards, others still have to catch up.
         pauses: history
             .of("pause")
@@ -113,6 +117,7 @@ struct Judge<'a> {
     /// What a busy machine may add to the time of a response.
     busy: u64,
     recovery: u64,
+    has_haproxy: bool,
     pauses: Vec<Span>,
     judgement: RefCell<Judgement>,
 }
@@ -199,8 +204,24 @@ impl Judge<'_> {
     }
 
     /// Rule 2: the one leader that users must reach, if nothing excuses that they do not.
-    fn must_reach(&self, (from, to): Span) -> Option<usize> {
-        let during = (from.saturating_sub(LONGEST), to);
+    fn must_reach(&self, span: Span) -> Option<usize> {
+        match self.has_haproxy {
+            true => self.must_reach_by_haproxy(span),
+            false => self.must_have_the_address(span),
+        }
+    }
+
+    /// Without HAProxy, users are where the address is.
+    fn must_have_the_address(&self, (from, to): Span) -> Option<usize> {
+        let during = (from.saturating_sub(LONGEST_ALONE), to);
+        let leader = self.well_leader(during)?;
+        // What moves the address, or lets two nodes have it.
+        let is_excused = (0..3).any(|node| self.has(node, ADDRESS, during));
+        (!is_excused && !self.is_shared((from.saturating_sub(REFRESH), to))).then_some(leader)
+    }
+
+    /// The one node that leads all the time, if its check can know it.
+    fn well_leader(&self, during: Span) -> Option<usize> {
         let leader = Judge::one(during, |node| self.leads(node))?;
         let slow = self.spans("fault", leader, |text| {
             let time = text
@@ -209,9 +230,12 @@ impl Judge<'_> {
             time.is_some_and(|time| time.parse::<u64>().unwrap() > S9S / 2)
         });
         let is_unwell = self.has(leader, BAD_LISTS, during) || self.has(leader, STANDSTILLS, during);
-        if meets(&self.pauses, during) || meets(&slow, during) || is_unwell {
-            return None;
-        }
+        (!meets(&self.pauses, during) && !meets(&slow, during) && !is_unwell).then_some(leader)
+    }
+
+    fn must_reach_by_haproxy(&self, (from, to): Span) -> Option<usize> {
+        let during = (from.saturating_sub(LONGEST), to);
+        let leader = self.well_leader(during)?;
         let excused = match Judge::one(during, |node| self.holds(node)) {
             Some(holder) => {
                 let is_apart = self.has(holder, APART, during) || self.has(leader, APART, during);
@@ -226,7 +250,11 @@ impl Judge<'_> {
     fn users(&self) {
         for user in self.history.of("user") {
             let (from, to) = user.span;
-            if let Some(late) = user.node.and_then(|node| self.late(node, to)) {
+            let late = user
+                .node
+                .filter(|_| self.has_haproxy)
+                .and_then(|node| self.late(node, to));
+            if let Some(late) = late {
                 self.breaks(1, user, &late);
             } else if let Some(leader) = self.must_reach(user.span) {
                 self.judgement.borrow_mut().users += 1;
@@ -258,7 +286,8 @@ impl Judge<'_> {
             let hard_stop = end.saturating_sub(HARD_STOP);
             let earliest = hard_stop.saturating_sub(2 * SLACK + self.stood_still(session.span));
             let since = session.span.0.max(earliest);
-            if let Some(late) = self.late(node, end).filter(|_| !reloaded((since, end))) {
+            let late = self.late(node, end).filter(|_| self.has_haproxy);
+            if let Some(late) = late.filter(|_| !reloaded((since, end))) {
                 self.breaks(1, session, &late);
             }
             let is_cut = !["open", "over"].contains(&session.text.as_str());

@@ -1,4 +1,4 @@
-//! A run on three nodes: users connect all the time while faults that a seed has drawn overlap, and each response of
+//! A run on three nodes, with HAProxy, or, with an even seed, without it: users connect all the time while faults that a seed has drawn overlap, and each response of
 //! a check is judged. tests/history/run.sh runs it alone and says how.
 //!
 //! `CMONHACHK_HISTORY_SEED`, `_MINUTES` and `_RUNS` (see `scale`) are the first seed, the length of a run, and
@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
 
 use super::clients::{Manner, converse};
-use super::faults::{DECK, Nodes, logins};
+use super::faults::{Nodes, deck, logins};
 use super::plan::{Fault, plan};
 use super::record::{Recorder, every, keep_and_judge, record, report};
 use super::{History, NAMES};
@@ -26,7 +26,7 @@ use crate::scale::amount;
 use crate::versions::{System, Versions, on_each_system};
 
 /// With this seed and the next one, two runs of a minute have nearly every kind of fault.
-const SEED: usize = 1859;
+const SEED: usize = 7705;
 /// How long after the last fault the run goes on.
 const AFTERWARDS: Duration = Duration::from_secs(13);
 /// How often each comes: a user, a check of each node, a byte of the session, a look for the address.
@@ -53,7 +53,11 @@ fn whatever_goes_wrong_users_reach_the_leader_soon_and_nobody_who_has_not_led_fo
     let mut violations = 0;
     for seed in seeds.filter(is_ours) {
         println!("CMONHACHK_HISTORY_SEED={seed} on {}", versions.name());
-        let history = run(&faults(seed, length), versions);
+        let site = match has_haproxy(seed) {
+            true => with_haproxy(versions),
+            false => Site::without_haproxy(versions),
+        };
+        let history = run(&faults(seed, length), site);
         violations += keep_and_judge(&format!("seed-{seed}-{}", versions.name()), &history);
     }
     assert_eq!(violations, 0, "violations");
@@ -67,9 +71,13 @@ fn a_recorded_history_is_judged() {
     }
 }
 
+fn has_haproxy(seed: u64) -> bool {
+    seed % 2 == 1
+}
+
 /// The faults of a run that takes so many milliseconds in all.
 fn faults(seed: u64, length: u64) -> Vec<Fault> {
-    plan(&DECK, seed, length - AFTERWARDS.as_millis() as u64)
+    plan(&deck(has_haproxy(seed)), seed, length - AFTERWARDS.as_millis() as u64)
 }
 
 #[test]
@@ -77,17 +85,27 @@ fn two_short_runs_have_nearly_every_kind_of_fault() {
     let seeds = [SEED as u64, SEED as u64 + 1];
     let faults = seeds.into_iter().flat_map(|seed| faults(seed, 60_000));
     let kinds: BTreeSet<&str> = faults.map(|fault| fault.what).collect();
-    assert!(kinds.len() + 2 >= DECK.kinds.len(), "{kinds:?}");
+    let [with, without] = [true, false].map(|has_haproxy| deck(has_haproxy).kinds);
+    let all: BTreeSet<&str> = with.iter().chain(&without).map(|kind| kind.0).collect();
+    assert!(kinds.len() + 2 >= all.len(), "{kinds:?}");
 }
 
-fn run(faults: &[Fault], versions: &Versions) -> History {
-    let nodes = Nodes::new(Site::boot(versions));
-    for node in &nodes.site.nodes {
+fn with_haproxy(versions: &Versions) -> Site {
+    let site = Site::boot(versions);
+    for node in &site.nodes {
         node.succeeds(SITE);
     }
+    site
+}
+
+fn run(faults: &[Fault], site: Site) -> History {
+    let nodes = Nodes::new(site);
     let clients = |recorder: &Recorder, over: &AtomicBool| observe(&nodes.site, recorder, over);
     let rest = || thread::sleep(AFTERWARDS);
     record(&nodes, faults, rest, clients, |recorder| {
+        if !nodes.site.has_haproxy() {
+            recorder.add((0, 0), "bound", None, "without-haproxy 1");
+        }
         for (number, node) in nodes.site.nodes.iter().enumerate() {
             logins(recorder, number, node);
         }
@@ -101,9 +119,10 @@ fn observe(site: &Site, recorder: &Recorder, over: &AtomicBool) {
         scope.spawn(move || {
             setns(network, CloneFlags::CLONE_NEWNET).unwrap();
             // A thread has the network of the one that has started it.
-            scope.spawn(|| every(SESSION, over, || session(recorder, over)));
+            let port = site.port;
+            scope.spawn(move || every(SESSION, over, || session(recorder, port, over)));
             every(USERS, over, || {
-                scope.spawn(|| user(recorder));
+                scope.spawn(move || user(recorder, port));
             });
         });
         for (number, node) in site.nodes.iter().enumerate() {
@@ -118,8 +137,8 @@ fn observe(site: &Site, recorder: &Recorder, over: &AtomicBool) {
 }
 
 /// The session of a user, and the node that it is on.
-fn visit() -> Result<(TcpStream, usize), String> {
-    let address = SocketAddr::new(VIRTUAL.parse().unwrap(), 81);
+fn visit(port: u16) -> Result<(TcpStream, usize), String> {
+    let address = SocketAddr::new(VIRTUAL.parse().unwrap(), port);
     let in_words = |error: std::io::Error| error.kind().to_string();
     let mut session = TcpStream::connect_timeout(&address, Duration::from_secs(3)).map_err(in_words)?;
     session.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -129,9 +148,9 @@ fn visit() -> Result<(TcpStream, usize), String> {
     Ok((session, node.ok_or("a stranger")?))
 }
 
-fn user(recorder: &Recorder) {
+fn user(recorder: &Recorder, port: u16) {
     let from = recorder.now();
-    let (node, text) = match visit() {
+    let (node, text) = match visit(port) {
         Ok((_, node)) => (Some(node), "reached".into()),
         Err(error) => (None, error),
     };
@@ -139,8 +158,8 @@ fn user(recorder: &Recorder) {
 }
 
 /// A session that goes on until it is cut, or the user has stayed long enough, or the run is over.
-fn session(recorder: &Recorder, over: &AtomicBool) {
-    let Ok((mut session, node)) = visit() else { return };
+fn session(recorder: &Recorder, port: u16, over: &AtomicBool) {
+    let Ok((mut session, node)) = visit(port) else { return };
     let (from, mut ended) = (recorder.now(), "open".to_string());
     session.set_read_timeout(Some(SESSION)).unwrap();
     // A user without an answer gives up, and TCP alone would for minutes.

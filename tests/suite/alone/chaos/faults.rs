@@ -14,48 +14,52 @@ use super::xinetd::{MANY, Xinetd, descriptors};
 use crate::cluster::PATIENCE;
 use crate::front::site::Node;
 use crate::history::cause::{Place, Repair, STATE, end, nothing, stop};
-use crate::history::plan::{Deck, Fault};
+use crate::history::plan::{Deck, Fault, Kind};
 use crate::history::record::Recorder;
 use crate::rng::Rng;
 use crate::versions::Versions;
 
-pub const DECK: Deck = Deck {
-    nodes: 1,
-    calm: 1000,
-    tail: 0,
-    step: (0, 60),
-    apart: 0,
-    // An old verdict has the time to show.
-    moves_apart: 2500,
-    kinds: &[
-        ("move", "truth", 1, 0, 0),
-        ("s9s slow", "s9s", 4, 30, 200),
-        ("s9s: stray", "s9s", 1, 30, 200),
-        ("s9s: orphan", "s9s", 1, 30, 200),
-        ("s9s: flaky 3", "s9s", 1, 30, 200),
-        ("s9s: colour", "s9s", 1, 30, 200),
-        ("s9s fails: hang", "s9s", 1, 30, 200),
-        ("s9s fails: stubborn", "s9s", 1, 30, 200),
-        ("s9s fails: crash", "s9s", 1, 30, 200),
-        ("s9s fails: flood", "s9s", 1, 30, 200),
-        ("s9s fails: flood-errors", "s9s", 1, 30, 200),
-        ("s9s fails: fail 5 Connection refused.", "s9s", 1, 30, 200),
-        ("s9s fails: print /opt/cluster/garbage", "s9s", 1, 30, 200),
-        ("s9s missing", "program", 3, 30, 300),
-        ("s9s missing: a text", "program", 3, 30, 300),
-        ("s9s killed", "runs", 10, 0, 0),
-        ("checks killed", "checks", 18, 0, 0),
-        // Longer than a check may last on this machine.
-        ("checks stopped", "stops", 1, 5500, 6500),
-        ("xinetd restarted", "xinetd", 2, 0, 0),
-        ("xinetd reloaded", "xinetd", 2, 0, 0),
-        ("few instances", "xinetd", 1, 200, 1000),
-        ("few descriptors", "descriptors", 3, 50, 500),
-        ("few processes", "processes", 3, 50, 500),
-        ("disk read-only", "disk", 2, 50, 300),
-        ("disk full", "disk", 2, 50, 300),
-    ],
-};
+pub fn deck() -> Deck {
+    Deck {
+        nodes: 1,
+        calm: 1000,
+        tail: 0,
+        step: (0, 60),
+        apart: 0,
+        // An old verdict has the time to show.
+        moves_apart: 2500,
+        kinds: KINDS.to_vec(),
+    }
+}
+
+const KINDS: &[Kind] = &[
+    ("move", "truth", 1, 0, 0),
+    ("s9s slow", "s9s", 4, 30, 200),
+    ("s9s: stray", "s9s", 1, 30, 200),
+    ("s9s: orphan", "s9s", 1, 30, 200),
+    ("s9s: flaky 3", "s9s", 1, 30, 200),
+    ("s9s: colour", "s9s", 1, 30, 200),
+    ("s9s fails: hang", "s9s", 1, 30, 200),
+    ("s9s fails: stubborn", "s9s", 1, 30, 200),
+    ("s9s fails: crash", "s9s", 1, 30, 200),
+    ("s9s fails: flood", "s9s", 1, 30, 200),
+    ("s9s fails: flood-errors", "s9s", 1, 30, 200),
+    ("s9s fails: fail 5 Connection refused.", "s9s", 1, 30, 200),
+    ("s9s fails: print /opt/cluster/garbage", "s9s", 1, 30, 200),
+    ("s9s missing", "program", 3, 30, 300),
+    ("s9s missing: a text", "program", 3, 30, 300),
+    ("s9s killed", "runs", 10, 0, 0),
+    ("checks killed", "checks", 18, 0, 0),
+    // Longer than a check may last on this machine.
+    ("checks stopped", "stops", 1, 5500, 6500),
+    ("xinetd restarted", "xinetd", 2, 0, 0),
+    ("xinetd reloaded", "xinetd", 2, 0, 0),
+    ("few instances", "xinetd", 1, 200, 1000),
+    ("few descriptors", "descriptors", 3, 50, 500),
+    ("few processes", "processes", 3, 50, 500),
+    ("disk read-only", "disk", 2, 50, 300),
+    ("disk full", "disk", 2, 50, 300),
+];
 
 /// All files that may be in the simulated cluster's folder at the end.
 const CLUSTER: [&str; 6] = [

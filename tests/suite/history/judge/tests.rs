@@ -56,6 +56,9 @@ fn broken(lines: &str) -> Vec<u8> {
 fn right_histories_are_accepted() {
     for lines in [
         "",
+        // Without HAProxy, the address needs its time, and keepalived's faults excuse.
+        "0 0 bound - without-haproxy 1\n26000 26010 user node2 reached",
+        "0 0 bound - without-haproxy 1\n10000 12000 fault node1 keepalived killed\n15000 15010 user - timed out",
         // As late as promised.
         "22500 22540 user node2 reached",
         "21500 23500 fault node2 s9s hangs\n23400 23600 user node2 reached",
@@ -152,6 +155,16 @@ fn wrong_histories_are_rejected_each_for_its_rule() {
             "0 15000 holder node1 \n14000 60000 holder node3 \n25600 25610 user - timed out",
         ),
         (2, "1000 15000 session node2 connection reset"),
+        // Without HAProxy, users are on the leader when its time to get the address is over.
+        (2, "0 0 bound - without-haproxy 1\n26600 26610 user node2 reached"),
+        (
+            2,
+            "0 0 bound - without-haproxy 1\n15000 15010 user - connection refused",
+        ),
+        (
+            2,
+            "0 0 bound - without-haproxy 1\n1000 15000 session node2 connection reset",
+        ),
         (
             2,
             "14000 18000 fault node1 clock: 61920 s\n1000 15000 session node2 closed",
