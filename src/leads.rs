@@ -29,8 +29,8 @@ const CHECK_LIMIT: Duration = Duration::from_secs(3);
 /// How long the UI may take to accept a connection.
 const UI_LIMIT: Duration = Duration::from_millis(500);
 
-/// When the second question begins, counted from the first one. A verdict is used again for 1 s (`--max-age`), and the
-/// first question may have needed some time to get to the check.
+/// When the second question begins, counted from the first one. A verdict is used again for 0.9 s (`--max-age`; an
+/// operator may have set 1 s), and the first question may have needed some time to get to the check.
 const AGAIN: Duration = Duration::from_millis(1100);
 
 /// How much of a response is read. A head of the check has 200 bytes.

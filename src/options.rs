@@ -71,8 +71,10 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", env = "CMONHACHK_TIMEOUT", default_value = "1.5", value_parser = timeout)]
     pub timeout: Duration,
 
+    // Less than a second, because some clients ask each second (deploy/keepalived/leader.conf): with a second, they would
+    // get every other verdict twice.
     /// How long a verdict is used again. With 0, only checks that are already waiting share it
-    #[arg(long, value_name = "SECONDS", env = "CMONHACHK_MAX_AGE", default_value = "1", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", env = "CMONHACHK_MAX_AGE", default_value = "0.9", value_parser = seconds)]
     pub max_age: Duration,
 
     /// The longest back-off: how long s9s is not run after a failed login. With 0 there is none

@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use self::spans::{last, meet, meets, outside, without};
 use super::{Entry, History, NAMES, Span};
 
-const MAX_AGE: u64 = 1000;
+const MAX_AGE: u64 = 900;
 const TIMEOUT: u64 = 1500;
 /// s9s is killed after this time.
 const S9S: u64 = TIMEOUT - 550;

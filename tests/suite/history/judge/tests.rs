@@ -178,7 +178,7 @@ fn wrong_histories_are_rejected_each_for_its_rule() {
         (3, "30000 36000 fault node3 maintenance\n34000 34010 check node3 leader"),
         (3, "0 0 bound - max-age 300\n21900 21910 check node2 leader"),
         (3, "1200 1210 check node2 follower"),
-        (3, "22400 22410 check node3 follower"),
+        (3, "22300 22310 check node3 follower"),
         // It says a role when its time is over.
         (
             3,
