@@ -35,8 +35,8 @@
 //! | [`verdict`] | In which words is the result given? |
 //! | [`os`] | What does the machine offer? |
 //!
-//! `src/leads.rs` is a program of its own, which keepalived runs. It asks a check as every client does, and uses nothing
-//! of these rooms.
+//! Two programs of their own ask a check as every client does: `src/leads.rs`, which keepalived runs and which uses
+//! nothing of these rooms, and `src/front`, which sets up HAProxy and keepalived and uses only [`os::text`].
 //!
 //! [`os`] and [`verdict`] use nothing of ours. [`cluster`], [`net::request`], [`net::response`], [`verdict`],
 //! [`cache::entry`] and [`os::env_file`] are pure: they touch no clock, file or process. What they read is fuzzed with
