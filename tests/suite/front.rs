@@ -25,8 +25,6 @@ use crate::versions::{Versions, on_each_system};
 on_each_system! {
     the_address_is_on_a_node_whose_haproxy_runs_and_moves_only_if_it_must,
     no_user_waits_long_for_a_leader_whose_machine_is_dead,
-    without_haproxy_the_address_is_on_the_leader,
-    an_operators_own_settings_are_used_and_serve_https,
 }
 
 fn the_address_is_on_a_node_whose_haproxy_runs_and_moves_only_if_it_must(versions: &Versions) {
@@ -57,7 +55,12 @@ fn no_user_waits_long_for_a_leader_whose_machine_is_dead(versions: &Versions) {
     );
 }
 
-fn without_haproxy_the_address_is_on_the_leader(versions: &Versions) {
+#[test]
+fn without_haproxy_the_address_is_on_the_leader() {
+    try_without_haproxy(&Versions::usual());
+}
+
+fn try_without_haproxy(versions: &Versions) {
     try_each(
         &Site::boot(versions),
         promises![
@@ -76,7 +79,12 @@ fn without_haproxy_the_address_is_on_the_leader(versions: &Versions) {
     );
 }
 
-fn an_operators_own_settings_are_used_and_serve_https(versions: &Versions) {
+#[test]
+fn an_operators_own_settings_are_used_and_serve_https() {
+    try_https(&Versions::usual());
+}
+
+fn try_https(versions: &Versions) {
     try_each(
         &Site::boot(versions),
         promises![

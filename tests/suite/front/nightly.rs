@@ -39,6 +39,20 @@ fn what_an_operator_has_is_neither_changed_nor_restarted_on_debian_13() {
 }
 
 #[test]
+fn without_haproxy_the_address_is_on_the_leader_on_debian_13() {
+    if let Some(versions) = Versions::on(System::Trixie) {
+        super::try_without_haproxy(&versions);
+    }
+}
+
+#[test]
+fn an_operators_own_settings_are_used_and_serve_https_on_debian_13() {
+    if let Some(versions) = Versions::on(System::Trixie) {
+        super::try_https(&versions);
+    }
+}
+
+#[test]
 fn an_upgrade_from_version_0_1_0_moves_the_file_and_not_the_address_on_debian_13() {
     if let Some(versions) = Versions::on(System::Trixie) {
         followed::an_upgrade_from_version_0_1_0_moves_the_file_and_not_the_address(&versions);
