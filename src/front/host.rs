@@ -3,13 +3,11 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::libc::SIGTERM;
 use nix::unistd::Uid;
 
 use crate::failure::{Failure, Outcome, complain, fail};
@@ -85,8 +83,6 @@ pub struct Said {
     pub errors: String,
     /// Whether it succeeded.
     pub succeeded: bool,
-    /// Whether SIGTERM ended it.
-    pub was_terminated: bool,
 }
 
 fn command(program: &str) -> Command {
@@ -102,13 +98,11 @@ pub fn run(program: &str, arguments: &[&str]) -> Said {
             output: String::from_utf8_lossy(&output.stdout).into_owned(),
             errors: String::from_utf8_lossy(&output.stderr).into_owned(),
             succeeded: output.status.success(),
-            was_terminated: output.status.signal() == Some(SIGTERM),
         },
         Err(error) => Said {
             output: String::new(),
             errors: format!("{program}: {error}"),
             succeeded: false,
-            was_terminated: false,
         },
     }
 }

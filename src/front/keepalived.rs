@@ -105,12 +105,11 @@ pub fn check(stage: &str, snippet: &str, others: Option<&str>) -> Outcome<()> {
         let written = fs::write(&staged, snippet).and_then(|()| fs::write(&whole, &text));
         written.map_err(|error| Failure::of(format!("cannot write into {stage}: {error}")))?;
         let said = host::run("keepalived", &["--config-test", "--use-file", &whole]);
-        // Version 2.2.7 ends the test of a file with a script so.
-        let accepts = said.succeeded || said.was_terminated;
-        Ok((accepts, said.output + &said.errors))
+        Ok((said.succeeded, said.output + &said.errors))
     };
     let (accepted_before, before) = test("")?;
-    let (accepts, said) = test(snippet)?;
+    // Version 2.2.7 ends its test with SIGTERM, and without a word, if a script has another user than root.
+    let (accepts, said) = test(&snippet.replace("user cmonhachk", "user root"))?;
     let new = host::new_lines(&said, &before);
     if accepts || (!accepted_before && new.is_empty()) {
         return Ok(());

@@ -226,14 +226,14 @@ impl Node<'_> {
         file
     }
 
-    /// A check by hand.
-    pub fn by_hand(&self, arguments: &[&str]) -> Output {
+    /// A check on the command line.
+    pub fn command_line(&self, arguments: &[&str]) -> Output {
         self.command().args(arguments).output().unwrap()
     }
 
-    /// The answer to a check by hand.
+    /// The response on the command line.
     pub fn answer(&self, arguments: &[&str]) -> String {
-        String::from_utf8(self.by_hand(arguments).stdout).unwrap()
+        String::from_utf8(self.command_line(arguments).stdout).unwrap()
     }
 
     /// Starts a check on a connection, as xinetd does: all three standard descriptors are the

@@ -17,7 +17,7 @@ fn the_answer_is_printed_and_the_status_is_the_state() {
         ("10.0.0.102", FOLLOWER.to_string(), 1),
         ("10.0.0.10", unknown("not-listed"), 2),
     ] {
-        let output = cluster.node(address).by_hand(&[]);
+        let output = cluster.node(address).command_line(&[]);
         assert_eq!(String::from_utf8(output.stdout).unwrap(), answer);
         assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
         assert_eq!(output.status.code(), Some(status));
@@ -51,7 +51,7 @@ fn usage_errors_go_to_standard_error_with_claps_status() {
         (&["--max-age", "1e9"], "between 0 and 3600"),
         (&["surplus"], "surplus"),
     ] {
-        let output = cluster.leader().by_hand(arguments);
+        let output = cluster.leader().command_line(arguments);
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(stderr.contains(word), "{arguments:?}: {stderr}");
         assert_eq!(output.status.code(), Some(2));
@@ -100,7 +100,7 @@ fn explain_tells_the_way_to_a_leader() {
     let cluster = Cluster::new();
     let node = cluster.leader();
     assert_eq!(node.get(&[]), LEADER);
-    let output = node.by_hand(&["--explain"]);
+    let output = node.command_line(&["--explain"]);
     let text = String::from_utf8(output.stdout).unwrap();
     for part in [
         "127.0.0.1 (loopback: ignored)",
@@ -146,7 +146,7 @@ fn explain_tells_why_a_node_is_unknown_and_what_to_do() {
     cluster.behaves("fail 3 Invalid username or password.");
     let node = cluster.leader();
     assert_eq!(node.get(&[]), unknown("s9s-refused"));
-    let output = node.by_hand(&["--explain"]);
+    let output = node.command_line(&["--explain"]);
     let text = String::from_utf8(output.stdout).unwrap();
     for part in [
         "exited with status 3",

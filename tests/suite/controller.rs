@@ -280,7 +280,7 @@ fn maintenance_is_a_file_that_is_touched_and_removed() {
         )]
     );
     assert_eq!(cluster.runs(), 1);
-    let explained = String::from_utf8(node.by_hand(&[&arguments[2..], &["--explain"]].concat()).stdout).unwrap();
+    let explained = String::from_utf8(node.command_line(&[&arguments[2..], &["--explain"]].concat()).stdout).unwrap();
     assert!(explained.contains("Kernel update, back at four."), "{explained}");
     assert_eq!(node.answer(&arguments), unknown("maintenance"), "by hand as well");
     fs::remove_file(&file).unwrap();

@@ -132,15 +132,15 @@ fn whatever_blocks_the_client_has_its_answer_at_the_deadline_and_the_process_is_
         );
         wait_until("nothing is left", || cluster.processes().is_empty());
         if path == &node.defaults || path == &node.s9s {
-            let by_hand = node.by_hand(&["--timeout", "0.3"]);
+            let command_line = node.command_line(&["--timeout", "0.3"]);
             assert_eq!(
-                String::from_utf8(by_hand.stdout).unwrap(),
+                String::from_utf8(command_line.stdout).unwrap(),
                 unknown("stuck"),
                 "{blocked}"
             );
-            assert_eq!(by_hand.status.code(), Some(2));
+            assert_eq!(command_line.status.code(), Some(2));
             // What the service answers, what this check waits for, and what to do.
-            let explained = node.by_hand(&["--timeout", "0.3", "--explain"]);
+            let explained = node.command_line(&["--timeout", "0.3", "--explain"]);
             let told = String::from_utf8(explained.stdout).unwrap();
             for part in [
                 "What the service answers\n",
@@ -394,13 +394,13 @@ fn a_settings_file_holds_for_every_check_and_its_faults_are_named() {
     let lines = log.lines();
     let expected = "<27>bad-arguments: /etc/default/cmonhachk, line 2: invalid value 'never'";
     assert!(lines[0].starts_with(expected), "{lines:?}");
-    let by_hand = in_namespaces(&["--mount"], &script, &node.command()).output().unwrap();
-    let said = String::from_utf8(by_hand.stderr).unwrap();
+    let command_line = in_namespaces(&["--mount"], &script, &node.command()).output().unwrap();
+    let said = String::from_utf8(command_line.stderr).unwrap();
     assert!(said.contains(&expected["<27>bad-arguments: ".len()..]), "{said}");
-    assert_eq!(by_hand.status.code(), Some(2));
+    assert_eq!(command_line.status.code(), Some(2));
     let script = "mount -t tmpfs tmpfs /etc/default; mkdir /etc/default/cmonhachk; exec \"$@\"";
-    let by_hand = in_namespaces(&["--mount"], script, &node.command()).output().unwrap();
-    let said = String::from_utf8(by_hand.stderr).unwrap();
+    let command_line = in_namespaces(&["--mount"], script, &node.command()).output().unwrap();
+    let said = String::from_utf8(command_line.stderr).unwrap();
     assert!(said.contains("cannot read /etc/default/cmonhachk"), "{said}");
     // What is wrong elsewhere is no fault of the file.
     fs::write(cluster.folder.join("settings"), "CMONHACHK_MAX_AGE=3\n").unwrap();
@@ -410,8 +410,8 @@ fn a_settings_file_holds_for_every_check_and_its_faults_are_named() {
     );
     let mut command = node.command();
     command.env("CMONHACHK_TIMEOUT", "never");
-    let by_hand = in_namespaces(&["--mount"], &script, &command).output().unwrap();
-    let said = String::from_utf8(by_hand.stderr).unwrap();
+    let command_line = in_namespaces(&["--mount"], &script, &command).output().unwrap();
+    let said = String::from_utf8(command_line.stderr).unwrap();
     assert!(said.contains("invalid value 'never' for '--timeout"), "{said}");
     assert!(!said.contains("/etc/default/cmonhachk"), "{said}");
     cluster.behaves("hang");

@@ -721,7 +721,7 @@ fn an_address_that_cannot_be_had_is_one_sentence_and_a_status() {
         ("[2001:db8::1]:9201", "Address not available"),
         ("localhost", "invalid value 'localhost' for '--listen <ADDRESS:PORT>'"),
     ] {
-        let output = node.by_hand(&["--listen", address]);
+        let output = node.command_line(&["--listen", address]);
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(said.contains(error), "{said}");
         assert_eq!(output.status.code(), Some(2));

@@ -179,6 +179,19 @@ pub fn the_way_with_haproxy_is_refused_until_this_one_is_removed_everywhere(site
     first.succeeds("--remove");
 }
 
+/// keepalived would take a program that is gone for a "yes".
+pub fn a_downgrade_to_a_version_without_the_program_takes_the_address_away(site: &Site) {
+    let node = &site.nodes[2];
+    node.front(ALONE);
+    wait_until("it has the address", || site.holders(VIRTUAL) == ["node3"]);
+    let said = node.run(
+        "cd /usr/libexec/keepalived; mv cmonhachk-leads /opt; sh /var/lib/dpkg/info/cmonhachk.postrm upgrade 0.1.0; \
+         mv /opt/cmonhachk-leads .; rm -f /run/cmonhachk-front.weight",
+    );
+    assert!(said.contains("it is gone from this host"), "{said}");
+    assert_eq!(site.holders(VIRTUAL), [""; 0]);
+}
+
 pub fn the_address_may_be_of_ipv6(site: &Site) {
     for node in &site.nodes {
         node.run("systemd-run --quiet socat TCP6-LISTEN:443,ipv6-v6only,fork,reuseaddr TCP4:127.0.0.1:443");
