@@ -12,7 +12,7 @@ use cmonhachk::os::text::clean;
 use crate::ask;
 use crate::failure::{Failure, Outcome, fail};
 use crate::host::{self, Run, within};
-use crate::options::MEMORY;
+use crate::options::{MEMORY, MEMORY_NOTE};
 use crate::site::Site;
 use crate::template::{self, field, list};
 
@@ -43,8 +43,7 @@ const MAX_STATISTICS: usize = 64 * 1024;
 pub fn configuration(site: &Site) -> Outcome<String> {
     let template = read(TEMPLATE)?;
     let text = unsigned(site, &template).map_err(|error| Failure::of(format!("{TEMPLATE}: {error}")))?;
-    let note = "# The line above is for the next run, which replaces this file.";
-    let text = format!("{MEMORY}{}\n{note}\n{text}", site.arguments);
+    let text = format!("{MEMORY}{}\n{MEMORY_NOTE}\n{text}", site.arguments);
     Ok(sign(&text, &signature(&text)))
 }
 

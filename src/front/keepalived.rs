@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::failure::{Failure, Outcome, fail};
 use crate::host::{self, Run};
-use crate::options::{MEMORY, Way};
+use crate::options::{MEMORY, MEMORY_NOTE, Way};
 use crate::site::Site;
 use crate::template::{self, Field, field, list};
 
@@ -42,7 +42,7 @@ pub fn snippet(site: &Site) -> Outcome<String> {
     }
     let text = template::fill(&template, &fields).map_err(|error| Failure::of(format!("{path}: {error}")))?;
     Ok(match site.way {
-        Way::Keepalived => format!("{MEMORY}{}\n{text}", site.arguments),
+        Way::Keepalived => format!("{MEMORY}{}\n{MEMORY_NOTE}\n{text}", site.arguments),
         Way::Haproxy | Way::HaproxyOnly => text,
     })
 }
@@ -114,7 +114,12 @@ pub fn check(stage: &str, snippet: &str, others: Option<&str>) -> Outcome<()> {
     if accepts || (!accepted_before && new.is_empty()) {
         return Ok(());
     }
-    let advice = if new.contains("VRID") { " (see --router-id)" } else { "" };
+    let advice = match &new {
+        new if new.contains("VRID") => " (see --router-id)",
+        // Script security is for all scripts.
+        new if new.contains("default user") => " (say whose your scripts are: script_user in global_defs)",
+        _ => "",
+    };
     fail(format!(
         "keepalived refuses the configuration that it would get{advice}: {new}"
     ))

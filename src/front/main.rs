@@ -35,6 +35,9 @@ use std::fs::{self, File, TryLockError};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use cmonhachk::os::signals::by_default;
+use nix::sys::signal::Signal;
+
 use failure::{Failure, Outcome, fail};
 use host::{Run, pause};
 use options::{Action, Options};
@@ -53,6 +56,8 @@ fn main() -> ExitCode {
 }
 
 fn front() -> Outcome<Run> {
+    // A reader such as head may leave early. Rust ignores the signal, and its print would panic.
+    let _ = by_default(Signal::SIGPIPE);
     let options = Options::read()?;
     let mut run = Run::new(options.dry_run);
     let _lock = match options.action {

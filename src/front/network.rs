@@ -44,6 +44,11 @@ pub fn interface_of(address: IpAddr) -> Option<String> {
     own.map(|own| own.interface)
 }
 
+/// Whether this host has an interface with this name.
+pub fn has_interface(name: &str) -> bool {
+    host::run("ip", &["link", "show", "dev", name]).succeeded
+}
+
 /// "network" or "broadcast", if the address is that of an IPv4 network of this host.
 pub fn reserved(address: IpAddr, own: &[OwnAddress]) -> Option<&'static str> {
     let IpAddr::V4(address) = address else { return None };

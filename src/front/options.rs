@@ -18,6 +18,9 @@ use crate::{haproxy, keepalived};
 /// Begins the line with the last arguments.
 pub const MEMORY: &str = "# cmonhachk-front ";
 
+/// Follows it.
+pub const MEMORY_NOTE: &str = "# The line above is for the next run, which replaces this file.";
+
 /// Options of one run, which the next one does not take over. The addresses are remembered in another way.
 const OF_ONE_RUN: &[&str] = &["dry_run", "status", "remove", "help", "version", "addresses"];
 
@@ -52,15 +55,15 @@ struct Arguments {
     ui_port: u16,
 
     /// The port that users go to
-    #[arg(long, value_name = "PORT", default_value = "81", value_parser = port)]
+    #[arg(long, conflicts_with = "without_haproxy", value_name = "PORT", default_value = "81", value_parser = port)]
     front_port: u16,
 
     /// The port of HAProxy's statistics
-    #[arg(long, value_name = "PORT", default_value = "9600", value_parser = port)]
+    #[arg(long, conflicts_with = "without_haproxy", value_name = "PORT", default_value = "9600", value_parser = port)]
     stats_port: u16,
 
     /// Who can read these besides the nodes: addresses and networks, with commas between
-    #[arg(long, value_name = "LIST", value_parser = networks)]
+    #[arg(long, conflicts_with = "without_haproxy", value_name = "LIST", value_parser = networks)]
     stats_from: Option<String>,
 
     /// VRRP's virtual router id, 1 to 255
@@ -411,6 +414,7 @@ mod tests {
             "999",
             "node1",
             "--without-haproxy --haproxy-only",
+            "--without-haproxy --front-port 82",
         ] {
             assert!(of(given, None).is_err(), "{given}");
         }

@@ -15,6 +15,7 @@ use crate::keepalived;
 use crate::network::{self, Holder};
 use crate::nodes::{self, State};
 use crate::options::Way;
+use crate::remove;
 use crate::site::Site;
 use crate::users;
 
@@ -51,7 +52,7 @@ pub fn set_up(site: &Site, run: &mut Run) -> Outcome<()> {
     }
     look(site, &states, run);
     if site.vip.is_some() && run.has_changed() {
-        look_for_a_second_holder(site, &elsewhere, &states, run);
+        look_for_a_second_holder(site, &elsewhere, &states, run)?;
     }
     if run.complaints.is_empty() {
         println!("Users get to the leader at {}.", site.door());
@@ -168,10 +169,25 @@ fn check_host(site: &Site) -> Outcome<()> {
         }
     }
     if site.has_haproxy() {
+        check_ui_port(site)?;
         check_port(site.front_port, "--front-port")?;
         check_port(site.stats_port, "--stats-port")?;
     }
     Ok(())
+}
+
+/// On a node, the UI has its port itself.
+fn check_ui_port(site: &Site) -> Outcome<()> {
+    let ports = [(site.front_port, "--front-port"), (site.stats_port, "--stats-port")];
+    match ports
+        .into_iter()
+        .find(|(port, _)| site.own.is_some() && *port == site.ui_port)
+    {
+        Some((_, option)) => fail(format!(
+            "{option} and --ui-port are the same, and this host is a node, which has a UI"
+        )),
+        None => Ok(()),
+    }
 }
 
 fn check_own(site: &Site, vip: IpAddr) -> Outcome<()> {
@@ -181,7 +197,7 @@ fn check_own(site: &Site, vip: IpAddr) -> Outcome<()> {
     let own = network::own_addresses();
     if own.iter().any(|own| own.address == vip) && !vip.is_loopback() && !has_snippet_with(vip) {
         return fail(format!(
-            "{vip}, the VIP, is this host's own address: did you leave out the VIP?"
+            "{vip}, the VIP, is this host's own address: did you leave out the VIP, or swap it with a node?"
         ));
     }
     let own = own
@@ -283,6 +299,9 @@ fn check_vip(site: &Site, vip: IpAddr) -> Outcome<Holder> {
             "{vip} is the {what} address of a network of this host, and no host's"
         ));
     }
+    if !network::has_interface(interface) {
+        return fail(format!("this host has no interface {interface}"));
+    }
     let route = match network::route(vip) {
         Ok(route) => route,
         Err(why) => return fail(format!("{vip} cannot be reached from here: {why}")),
@@ -301,7 +320,30 @@ fn check_vip(site: &Site, vip: IpAddr) -> Outcome<Holder> {
     if may_have_it(site, vip, &holder) {
         return Ok(holder);
     }
-    fail(format!("{vip} is in use: {} has it", holder.words(site.own)))
+    fail(format!(
+        "{vip} is in use: {} has it{}",
+        holder.words(site.own),
+        advice(site, vip, &holder)
+    ))
+}
+
+/// What an operator may have done, if somebody has the address who should not.
+fn advice(site: &Site, vip: IpAddr, holder: &Holder) -> &'static str {
+    let answers_as_a_node = || {
+        matches!(
+            nodes::ask(&[vip])[0],
+            State::Leader | State::Follower | State::Unknown(_)
+        )
+    };
+    match holder {
+        Holder::Stranger(_) if answers_as_a_node() => {
+            ". It answers as a node: did you leave out the VIP, or swap it with a node?"
+        }
+        Holder::Node(_) if site.has_haproxy() => {
+            ". If that node has the way without HAProxy, run cmonhachk-front --remove there first"
+        }
+        _ => "",
+    }
 }
 
 /// The two ways do not understand each other's adverts, so two nodes would have the address.
@@ -383,26 +425,54 @@ fn finds_leader(site: &Site, run: &mut Run) -> bool {
     false
 }
 
-/// A node that has the address keeps it, or the leader has it. So if this node took it, it did not hear the other one.
-fn look_for_a_second_holder(site: &Site, elsewhere: &Holder, states: &[State], run: &mut Run) {
-    let (Some(vip), false) = (site.vip, *elsewhere == Holder::Nobody) else {
-        return;
-    };
-    let own_leads = site.own.is_some_and(|own| users::leaders(site, states).contains(&own));
-    if *elsewhere == Holder::ThisHost || (site.way == Way::Keepalived && own_leads) {
-        return;
+/// If somebody else had the address, this host must not have it at the same time.
+fn look_for_a_second_holder(site: &Site, elsewhere: &Holder, states: &[State], run: &mut Run) -> Outcome<()> {
+    let Some(vip) = site.vip else { return Ok(()) };
+    if matches!(elsewhere, Holder::Nobody | Holder::ThisHost) {
+        return Ok(());
     }
-    println!(
-        "Watches for {} s that this host does not take {vip}, too.",
-        TAKE_ADDRESS.as_secs()
+    let had = format!("{} had {vip}", elsewhere.words(site.own));
+    let leads = site.own.is_some_and(|own| users::leaders(site, states).contains(&own));
+    match site.way {
+        Way::Keepalived if leads => {
+            if network::all_holders(vip, &site.nodes).is_ok_and(|holders| holders.len() > 1) {
+                undo(&had, run)?;
+            }
+        }
+        Way::Keepalived => {
+            if takes_it_too(vip) {
+                undo(&had, run)?;
+            }
+        }
+        Way::Haproxy | Way::HaproxyOnly => {
+            if takes_it_too(vip) {
+                run.complain(format!(
+                    "{had}, and now this host has it, perhaps both: run this on all nodes with the same"
+                ));
+                run.complain("arguments, on new ones last, and let VRRP (IP protocol 112) pass between them");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A node that has the address keeps it, or the leader has it. So if this node takes it, it does not hear the other one.
+fn takes_it_too(vip: IpAddr) -> bool {
+    let seconds = TAKE_ADDRESS.as_secs();
+    println!("Watches for {seconds} s that this host does not take {vip}, too.");
+    within(TAKE_ADDRESS, || network::interface_of(vip)).is_some()
+}
+
+/// Takes the front from this host again, because another host does not hear it.
+fn undo(had: &str, run: &mut Run) -> Outcome<()> {
+    remove::remove(run)?;
+    run.complain(format!(
+        "{had}, and both had it, so the front of this host was removed again. Let VRRP (IP protocol 112)"
+    ));
+    run.complain(
+        "pass between the nodes, run this on the present nodes first, and --remove where the way with HAProxy is",
     );
-    if within(TAKE_ADDRESS, || network::interface_of(vip)).is_some() {
-        run.complain(format!(
-            "{} had {vip}, and now this host has it, perhaps both: run this on all nodes with the same",
-            elsewhere.words(site.own)
-        ));
-        run.complain("arguments, on new ones last, and let VRRP (IP protocol 112) pass between them");
-    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -75,6 +75,11 @@ impl Site {
         })
     }
 
+    /// Whether nothing is set up and nothing was named, so that there is only this host's check.
+    pub fn is_unknown(&self) -> bool {
+        self.nodes == [IpAddr::from(Ipv4Addr::LOCALHOST)]
+    }
+
     /// Whether HAProxy is part of this way.
     pub fn has_haproxy(&self) -> bool {
         self.way != Way::Keepalived

@@ -29,10 +29,17 @@ pub fn status(site: &Site, run: &mut Run) -> Outcome<()> {
     let states = nodes::ask(&site.nodes);
     run.complaints = nodes::complaints(&site.nodes, &states, site.own);
     look_at_this_host(site, run);
-    let views = if site.has_haproxy() {
-        views(site, run)
-    } else {
-        Vec::new()
+    if site.is_unknown() {
+        run.complain(
+            "cmonhachk-front has not run here: to look at others than this host's check, name a VIP and the NODEs",
+        );
+        summarize(site, &[], run);
+        show(site, &states, &[], &[Front::Unseen]);
+        return Ok(());
+    }
+    let views = match site.has_haproxy() {
+        true => views(site, run),
+        false => Vec::new(),
     };
     let fronts: Vec<Front> = site.nodes.iter().map(|node| front(site, *node)).collect();
     compare(site, &states, &views, &fronts, run);
@@ -65,7 +72,7 @@ pub fn status(site: &Site, run: &mut Run) -> Outcome<()> {
     }
     if is_reached {
         let leaders: Vec<String> = leaders.iter().map(IpAddr::to_string).collect();
-        println!("Users get to {} at {}.", leaders.join(" "), site.door());
+        println!("Users get to {} at {}.", leaders.join(" or "), site.door());
     }
     Ok(())
 }
@@ -143,9 +150,10 @@ fn front(site: &Site, node: IpAddr) -> Front {
         Way::Haproxy if site.has_our_haproxy(node) => Front::Runs,
         Way::Haproxy => Front::Missing,
         Way::Keepalived if Some(node) != site.own => Front::Unseen,
-        Way::Keepalived => match host::is_active(keepalived::SERVICE) && keepalived::is_included() {
-            true => Front::Runs,
-            false => Front::Missing,
+        Way::Keepalived => match host::property(keepalived::SERVICE, "ActiveState").as_str() {
+            "" => Front::Unseen,
+            "active" | "reloading" if keepalived::is_included() => Front::Runs,
+            _ => Front::Missing,
         },
     }
 }
@@ -153,11 +161,8 @@ fn front(site: &Site, node: IpAddr) -> Front {
 /// Whether the checks, HAProxy's view and the fronts agree.
 fn compare(site: &Site, states: &[State], views: &[View], fronts: &[Front], run: &mut Run) {
     for (place, node) in site.nodes.iter().enumerate() {
-        if fronts[place] == Front::Missing && Some(*node) != site.own {
-            run.complain(format!(
-                "{node} shows no front at port {}: run cmonhachk-front there, too",
-                site.stats_port
-            ));
+        if fronts[place] == Front::Missing {
+            run.complaints.extend(missing_front(site, *node));
         }
         if let Some(view) = views.get(place) {
             run.complaints.extend(disagreement(site, *node, &states[place], view));
@@ -165,8 +170,27 @@ fn compare(site: &Site, states: &[State], views: &[View], fronts: &[Front], run:
     }
 }
 
+fn missing_front(site: &Site, node: IpAddr) -> Option<String> {
+    if Some(node) != site.own {
+        return Some(format!(
+            "{node} shows no front at port {}: run cmonhachk-front there, too",
+            site.stats_port
+        ));
+    }
+    let file = if site.has_haproxy() {
+        haproxy::CONFIGURATION
+    } else {
+        keepalived::SNIPPET
+    };
+    // If there is one, its services are looked at.
+    (!host::exists(file)).then(|| format!("{node}, this host, has no front: run cmonhachk-front"))
+}
+
 fn disagreement(site: &Site, node: IpAddr, state: &State, view: &View) -> Option<String> {
     match state {
+        State::Leader if view.status.starts_with("MAINT") => Some(format!(
+            "HAProxy sends nobody to {node}, because somebody has put it into maintenance there: its state must be ready"
+        )),
         State::Leader if !view.is_up() => {
             let why = match view.last_words.as_str() {
                 "" => format!(
@@ -196,7 +220,6 @@ fn disagreement(site: &Site, node: IpAddr, state: &State, view: &View) -> Option
 fn judge_holders(site: &Site, holder: &Holder, run: &mut Run) -> Result<(), NotAsked> {
     let vip = site.users_address();
     match holder {
-        Holder::Nobody => run.complain(format!("no node has {vip}: see journalctl --unit keepalived on each")),
         Holder::Stranger(_) if !site.is_interface_named => {
             let words = holder.words(site.own);
             run.complain(format!(

@@ -15,6 +15,9 @@ use crate::site::Site;
 /// HAProxy holds a user for 2 s, and a UI may be slow.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A UI accepts a connection within this time.
+const ACCEPT: Duration = Duration::from_secs(1);
+
 /// The shortest greeting of TLS 1.2: a server that speaks only TLS answers it, if only with an alert (RFC 5246, 7.4.1.2).
 const HELLO: &[u8] = b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x03\
     cmonhachk-front asks for the UI.\x00\x00\x02\x00\x2f\x01\x00";
@@ -121,6 +124,9 @@ pub fn leaders(site: &Site, states: &[State]) -> Vec<IpAddr> {
 /// Why users do not get to the leader; None if they were seen to.
 pub fn complaint(site: &Site, leaders: &[IpAddr]) -> Option<String> {
     let door = site.door();
+    if let Some(closed) = closed_ui(site, leaders) {
+        return Some(closed);
+    }
     match go(site) {
         // Another user may have come, too.
         Reached::Nodes(nodes) if nodes.iter().any(|node| leaders.contains(node)) => None,
@@ -128,8 +134,8 @@ pub fn complaint(site: &Site, leaders: &[IpAddr]) -> Option<String> {
             let nodes: Vec<String> = nodes.iter().map(IpAddr::to_string).collect();
             let nodes = nodes.join(" and ");
             let advice = match site.way {
-                Way::Keepalived => ": run it on the other nodes, too",
-                Way::Haproxy | Way::HaproxyOnly => "",
+                Way::Keepalived if !leaders.is_empty() => ": run it on the other nodes, too",
+                _ => "",
             };
             Some(format!("users at {door} get to {nodes}, which does not lead{advice}"))
         }
@@ -137,11 +143,24 @@ pub fn complaint(site: &Site, leaders: &[IpAddr]) -> Option<String> {
             "users at {door} get an answer, but from which node cannot be seen from here: no HAProxy tells it at port {}",
             site.stats_port
         )),
-        Reached::Nowhere => Some(nowhere(site)),
+        Reached::Nowhere => Some(nowhere(site, leaders)),
     }
 }
 
-fn nowhere(site: &Site) -> String {
+/// With HAProxy, its statistics tell this.
+fn closed_ui(site: &Site, leaders: &[IpAddr]) -> Option<String> {
+    if site.has_haproxy() {
+        return None;
+    }
+    let is_closed = |leader: &&IpAddr| ask::connect(ask::at(**leader, site.ui_port), ACCEPT).is_err();
+    let leader = leaders.iter().find(is_closed)?;
+    Some(format!(
+        "{leader} leads, and its UI at port {} accepts no connection from this host",
+        site.ui_port
+    ))
+}
+
+fn nowhere(site: &Site, leaders: &[IpAddr]) -> String {
     let door = site.door();
     let Some(vip) = site.vip else {
         return format!("users get no answer at {door}");
@@ -151,10 +170,17 @@ fn nowhere(site: &Site) -> String {
             format!("no node has {vip}: see journalctl --unit keepalived on each, or run it on the other nodes, too")
         }
         Holder::ThisHost => format!("users get no answer at {door}, and this host has {vip}"),
-        holder => format!(
-            "users get no answer at {door}, and {} has {vip}: run it on the other nodes, too",
-            holder.words(site.own)
-        ),
+        holder => {
+            let advice = if leaders.is_empty() {
+                ""
+            } else {
+                ": run it on the other nodes, too"
+            };
+            format!(
+                "users get no answer at {door}, and {} has {vip}{advice}",
+                holder.words(site.own)
+            )
+        }
     }
 }
 

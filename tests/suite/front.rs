@@ -75,6 +75,7 @@ fn try_without_haproxy(versions: &Versions) {
             alone::a_restart_or_a_reload_of_keepalived_brings_the_address_back_to_the_leader,
             alone::the_way_with_haproxy_is_refused_until_this_one_is_removed_everywhere,
             alone::a_downgrade_to_a_version_without_the_program_takes_the_address_away,
+            alone::where_the_other_way_is_not_seen_the_address_is_not_left_on_two_nodes,
             alone::the_address_may_be_of_ipv6,
         ],
     );

@@ -16,7 +16,11 @@ const REFUSALS: &str = "\
 2 | 10.0.0.130 10.0.0.101 | two to six NODEs are needed
 2 | --status 10.0.0.130 | two to six NODEs are needed
 2 | 10.0.0.101 10.0.0.101 10.0.0.102 | the VIP 10.0.0.101 is a node's address
-1 | 10.0.0.101 10.0.0.102 10.0.0.103 | 10.0.0.101, the VIP, is this host's own address: did you leave out the VIP?
+1 | 10.0.0.101 10.0.0.102 10.0.0.103 | 10.0.0.101, the VIP, is this host's own address: did you leave out the VIP, or swap it with a node?
+2 | --without-haproxy --front-port 82 SITE | cannot be used with '--front-port <PORT>'
+1 | --ui-port 81 SITE | --front-port and --ui-port are the same, and this host is a node
+1 | --interface eth7 SITE | this host has no interface eth7
+1 | 10.0.0.102 10.0.0.101 10.0.0.103 | It answers as a node: did you leave out the VIP, or swap it with a node?
 1 | 10.0.0.255 NODES | 10.0.0.255 is the broadcast address of a network of this host
 1 | 10.0.0.0 NODES | 10.0.0.0 is the network address of a network of this host
 2 | --stats-port 81 SITE | --front-port and --stats-port are the same

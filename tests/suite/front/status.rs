@@ -12,6 +12,16 @@ pub fn without_a_front_it_shows_this_nodes_role(site: &Site) {
     let status = node.front("--status");
     assert!(status.contains("\n127.0.0.1                      leader\n"), "{status}");
     assert!(status.ends_with("\n1\n"), "{status}");
+    assert!(status.contains("cmonhachk-front has not run here"), "{status}");
+
+    let others = node.front(&format!("--status {SITE}"));
+    assert!(
+        others.contains("10.0.0.102, this host, has no front: run cmonhachk-front\n"),
+        "{others}"
+    );
+    // A reader that leaves early.
+    let first = node.run("cmonhachk-front --status 2>&1 | head -n 1");
+    assert!(first.starts_with("PROBLEM: "), "{first}");
 }
 
 pub fn each_node_shows_the_roles_who_has_the_address_and_where_users_get_to(site: &Site) {
