@@ -157,8 +157,10 @@ fn run(row: &Row, number: usize, site: &Site, pauses: &Pauses) -> Figures {
             thread::sleep(before);
             let begun = Instant::now();
             let counts = (row.fault)(&scene);
+            // Without HAProxy, users may have been on this node while nobody led.
+            let since = counts.unwrap_or(begun);
             wait_until("users are on the leader", || {
-                begun.elapsed() > SETTLED && visits.are_all_on(target.name, SETTLED)
+                since.elapsed() > SETTLED && visits.are_all_on(target.name, SETTLED)
             });
             (begun, counts)
         });
