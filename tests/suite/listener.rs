@@ -267,8 +267,9 @@ fn clients_of_one_address_that_come_back_at_once_are_served_as_long_as_they_are_
     let lent = lend(cluster.leader().command().args(["--max-age", "60"]));
     let ask = || ask_from(Ipv4Addr::new(10, 0, 0, 2), lent.address);
     thread::scope(|scope| {
-        for _ in 0..60 {
-            scope.spawn(|| (0..20).for_each(|_| assert_eq!(receive(&mut ask()), LEADER)));
+        // A quarter of what one address may have: on a busy machine, checks that have answered take a while to end.
+        for _ in 0..25 {
+            scope.spawn(|| (0..40).for_each(|_| assert_eq!(receive(&mut ask()), LEADER)));
         }
     });
 }
