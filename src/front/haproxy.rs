@@ -12,9 +12,9 @@ use cmonhachk::os::text::clean;
 use crate::ask;
 use crate::failure::{Failure, Outcome, fail};
 use crate::host::{self, Run, within};
-use crate::options::{MEMORY, MEMORY_NOTE};
+use crate::options::memory;
 use crate::site::Site;
-use crate::template::{self, field, list};
+use crate::template::{self, Field, field, list};
 
 /// Our configuration.
 pub const CONFIGURATION: &str = "/etc/haproxy/cmonhachk.cfg";
@@ -24,8 +24,10 @@ pub const OWN_FILES: &str = "/etc/haproxy/cmonhachk.d";
 pub const SERVICE: &str = "cmonhachk-front.service";
 /// keepalived follows this file, see the unit and the template.
 pub const FOLLOWED: &str = "/run/keepalived-cmonhachk/haproxy";
+/// This host, for its own programs.
+pub const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The header by which our HAProxy is known.
-pub const HEADER: &str = "Cmonhachk-Front";
+const HEADER: &str = "Cmonhachk-Front";
 
 const TEMPLATE: &str = "/usr/share/cmonhachk/haproxy.cfg";
 const LUA: &str = "/usr/share/cmonhachk/leader.lua";
@@ -41,13 +43,12 @@ const MAX_STATISTICS: usize = 64 * 1024;
 
 /// The configuration for this site.
 pub fn configuration(site: &Site) -> Outcome<String> {
-    let template = read(TEMPLATE)?;
-    let text = unsigned(site, &template).map_err(|error| Failure::of(format!("{TEMPLATE}: {error}")))?;
-    let text = format!("{MEMORY}{}\n{MEMORY_NOTE}\n{text}", site.arguments);
+    let text = template::fill_file(TEMPLATE, &fields(site))?;
+    let text = memory(&site.arguments) + &text;
     Ok(sign(&text, &signature(&text)))
 }
 
-fn unsigned(site: &Site, template: &str) -> anyhow::Result<String> {
+fn fields(site: &Site) -> Vec<Field> {
     let bind = |port: u16| match site.nodes.iter().any(IpAddr::is_ipv6) {
         true => format!("[::]:{port} v4v6"),
         false => format!(":{port}"),
@@ -56,14 +57,14 @@ fn unsigned(site: &Site, template: &str) -> anyhow::Result<String> {
         let servers = site.nodes.iter().enumerate();
         let line = |(place, node): (usize, &IpAddr)| {
             let socket = ask::at(*node, site.ui_port);
-            format!("{} {socket} {}", Site::name(place), what(place))
+            format!("{} {socket} {}", server_name(place), what(place))
         };
         servers.map(line).collect()
     };
     // Each node has a bit of its own.
     let checked = servers(&|place| format!("id {}", 1 << place));
-    let tracking = servers(&|place| format!("track role/{}", Site::name(place)));
-    let fields = [
+    let tracking = servers(&|place| format!("track role/{}", server_name(place)));
+    vec![
         field("socket", "/run/haproxy/", "/run/cmonhachk-front/"),
         field("checked-port", "443", site.ui_port),
         list("server", "node1 10.0.0.101:443 id 1", checked),
@@ -72,8 +73,12 @@ fn unsigned(site: &Site, template: &str) -> anyhow::Result<String> {
         field("stats-bind", ":9600", bind(site.stats_port)),
         field("stats-from", "127.0.0.0/8 10.0.0.0/24", stats_from(site)),
         field("signature", "yes", UNSIGNED),
-    ];
-    template::fill(template, &fields)
+    ]
+}
+
+/// The node with this place, as HAProxy names it.
+fn server_name(place: usize) -> String {
+    format!("node{}", place + 1)
 }
 
 /// Who may read the statistics.
@@ -100,13 +105,13 @@ fn signature(unsigned: &str) -> String {
 }
 
 /// The signature in a configuration.
-pub fn signature_in(text: &str) -> Option<&str> {
+fn signature_in(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once(&format!("set-header {HEADER} "))?;
     rest.split_whitespace().next()
 }
 
 /// Whether a configuration, and the Lua action with it, is as the run has signed it.
-pub fn is_as_signed(text: &str) -> bool {
+fn is_as_signed(text: &str) -> bool {
     let Some(signed) = signature_in(text) else { return false };
     signature(&sign_back(text, signed)) == signed
 }
@@ -148,8 +153,7 @@ pub fn check(file: &str) -> Outcome<()> {
 
 /// Whether the HAProxy at this port has read the configuration with this signature.
 fn serves(port: u16, signature: &str) -> bool {
-    let answer = ask::head(ask::at(Ipv4Addr::LOCALHOST.into(), port), "/", Duration::from_secs(1));
-    answer.is_ok_and(|answer| answer.header(HEADER) == Some(signature))
+    mark(LOCAL, port).as_deref() == Some(signature)
 }
 
 /// Whether HAProxy serves its file as the last run has written it.
@@ -171,14 +175,9 @@ pub fn start(site: &Site, text: &str, former: Option<String>, run: &mut Run) -> 
         keep_served(text, run);
         return Ok(());
     }
-    let (verb, verbs) = if is_reload {
-        ("reload", "Reloads")
-    } else {
-        ("start", "Starts")
-    };
-    if !run.change(&format!("{verbs} {SERVICE}")) {
+    let Some(verb) = run.start_or_reload(SERVICE, is_reload) else {
         return Ok(());
-    }
+    };
     let began = host::run("date", &["+%F %T"]).output;
     if !is_reload {
         // A start that is under way has read the former configuration.
@@ -189,11 +188,15 @@ pub fn start(site: &Site, text: &str, former: Option<String>, run: &mut Run) -> 
         keep_served(text, run);
         return Ok(());
     }
+    Err(Failure::of_lines(give_up(is_reload, began.trim(), former, run)?))
+}
 
+/// What an operator reads when HAProxy does not serve the new configuration. What it served before comes back.
+fn give_up(is_reload: bool, began: &str, former: Option<String>, run: &mut Run) -> Outcome<Vec<String>> {
     let mut lines = vec![format!(
         "HAProxy does not serve the new configuration: see journalctl --unit {SERVICE}"
     )];
-    lines.extend(allow(ports_in_journal(began.trim())));
+    lines.extend(allow(ports_in_journal(began)));
     lines.push(match is_reload {
         true => restore(former, run)?,
         false => {
@@ -201,7 +204,7 @@ pub fn start(site: &Site, text: &str, former: Option<String>, run: &mut Run) -> 
             "HAProxy does not run here.".to_string()
         }
     });
-    Err(Failure::of_lines(lines))
+    Ok(lines)
 }
 
 fn keep_served(text: &str, run: &Run) {
@@ -295,10 +298,10 @@ pub fn is_told() -> bool {
 }
 
 /// A line of HAProxy's statistics, by the names of the columns.
-pub type Row = BTreeMap<String, String>;
+type Row = BTreeMap<String, String>;
 
 /// The statistics of the HAProxy at this address.
-pub fn statistics(at: IpAddr, port: u16) -> Option<Vec<Row>> {
+fn statistics(at: IpAddr, port: u16) -> Option<Vec<Row>> {
     let answer = ask::get(ask::at(at, port), "/;csv", STATISTICS, MAX_STATISTICS).ok()?;
     (answer.status() == Some(200)).then(|| rows(&answer.body))
 }
@@ -367,15 +370,31 @@ impl View {
     }
 }
 
-/// How HAProxy sees the nodes, in their order.
-pub fn views(rows: &[Row], nodes: usize) -> Option<Vec<View>> {
+/// How the HAProxy of this host sees the nodes, in their order. None if it does not show them to this one.
+pub fn views_of(host: IpAddr, site: &Site) -> Option<Vec<View>> {
+    views(&statistics(host, site.stats_port)?, site.nodes.len())
+}
+
+/// Whether this host shows an HAProxy of ours. It does so in a denied answer, too.
+pub fn is_ours(host: IpAddr, site: &Site) -> bool {
+    mark(host, site.stats_port).is_some()
+}
+
+/// What our header says there.
+fn mark(host: IpAddr, port: u16) -> Option<String> {
+    let answer = ask::head(ask::at(host, port), "/", Duration::from_secs(1)).ok()?;
+    answer.header(HEADER).map(str::to_string)
+}
+
+/// How the statistics show the nodes.
+fn views(rows: &[Row], nodes: usize) -> Option<Vec<View>> {
     (0..nodes).map(|place| view(rows, place)).collect()
 }
 
 fn view(rows: &[Row], place: usize) -> Option<View> {
     let column = |proxy: &str, name: &str| {
         let is_it = |row: &&Row| {
-            row.get("pxname").is_some_and(|it| it == proxy) && row.get("svname") == Some(&Site::name(place))
+            row.get("pxname").is_some_and(|it| it == proxy) && row.get("svname") == Some(&server_name(place))
         };
         rows.iter().find(is_it)?.get(name).cloned()
     };
@@ -388,10 +407,6 @@ fn view(rows: &[Row], place: usize) -> Option<View> {
     })
 }
 
-fn read(path: &str) -> Outcome<String> {
-    fs::read_to_string(path).map_err(|error| Failure::of(format!("cannot read {path}: {error}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -401,9 +416,13 @@ mod tests {
     #[test]
     fn the_template_gets_every_setting() {
         let template = include_str!("../../deploy/haproxy/haproxy.cfg");
-        let text = unsigned(
-            &example(Way::Haproxy, Some("10.0.0.130"), &["10.0.0.101", "10.0.0.102"]),
+        let text = template::fill(
             template,
+            &fields(&example(
+                Way::Haproxy,
+                Some("10.0.0.130"),
+                &["10.0.0.101", "10.0.0.102"],
+            )),
         )
         .unwrap();
         for line in [
@@ -422,9 +441,9 @@ mod tests {
         }
         assert_eq!(stats_port_in(&text), Some(9601));
 
-        let text = unsigned(
-            &example(Way::Haproxy, Some("fd00::130"), &["fd00::101", "fd00::102"]),
+        let text = template::fill(
             template,
+            &fields(&example(Way::Haproxy, Some("fd00::130"), &["fd00::101", "fd00::102"])),
         )
         .unwrap();
         assert!(

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Uid;
 
 use crate::failure::{Failure, Outcome, complain, fail};
+use crate::options::Action;
 
 /// Where programs are, whatever the caller's own path.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -26,8 +27,6 @@ pub struct Run {
     changes: u32,
     /// What is wrong, although the run goes on.
     pub complaints: Vec<String>,
-    /// Whether it was to look only: then nothing is said of changes.
-    pub only_looks: bool,
 }
 
 impl Run {
@@ -37,7 +36,6 @@ impl Run {
             dry_run,
             changes: 0,
             complaints: Vec::new(),
-            only_looks: false,
         }
     }
 
@@ -46,6 +44,15 @@ impl Run {
         println!("{what}");
         self.changes += 1;
         !self.dry_run
+    }
+
+    /// Says that a service starts, or reloads if it runs. Returns systemctl's verb if that is to be done.
+    pub fn start_or_reload(&mut self, service: &str, runs: bool) -> Option<&'static str> {
+        let (verb, says) = match runs {
+            true => ("reload", "Reloads"),
+            false => ("start", "Starts"),
+        };
+        self.change(&format!("{says} {service}")).then_some(verb)
     }
 
     /// Notes what is wrong.
@@ -59,7 +66,7 @@ impl Run {
     }
 
     /// Says how it went. The status is 0 if nothing is wrong.
-    pub fn end(self) -> ExitCode {
+    pub fn end(self, action: Action) -> ExitCode {
         if self.dry_run {
             println!("This was a dry run: nothing was changed.");
         }
@@ -67,7 +74,7 @@ impl Run {
             complain(&self.complaints);
             return ExitCode::FAILURE;
         }
-        if !self.has_changed() && !self.only_looks {
+        if !self.has_changed() && action != Action::Status {
             println!("Nothing had to be changed.");
         }
         ExitCode::SUCCESS
@@ -156,8 +163,9 @@ pub fn exists(path: &str) -> bool {
 
 /// Gives a file this text in one step, unless it has it. It keeps its owner, its mode and its place behind a symbolic
 /// link. Returns whether it differed.
-pub fn put(run: &mut Run, path: &str, text: &str) -> Outcome<bool> {
-    if text_of(path).as_deref() == Some(text) {
+pub fn put(run: &mut Run, path: &str, text: impl AsRef<[u8]>) -> Outcome<bool> {
+    let text = text.as_ref();
+    if fs::read(path).is_ok_and(|present| present == text) {
         return Ok(false);
     }
     if run.change(&format!("Writes {path}")) {
@@ -168,7 +176,7 @@ pub fn put(run: &mut Run, path: &str, text: &str) -> Outcome<bool> {
     Ok(true)
 }
 
-fn replace(path: &str, text: &str) -> std::io::Result<()> {
+fn replace(path: &str, text: &[u8]) -> std::io::Result<()> {
     let target = fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(path));
     let folder = target.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder)?;
@@ -185,7 +193,7 @@ fn replace(path: &str, text: &str) -> std::io::Result<()> {
 }
 
 /// cp keeps all that a file has beside its text: owner, mode, access list, label.
-fn write_draft(target: &Path, draft: &Path, text: &str) -> std::io::Result<()> {
+fn write_draft(target: &Path, draft: &Path, text: &[u8]) -> std::io::Result<()> {
     if target.exists() {
         let copied = command("cp").arg("--preserve=all").arg(target).arg(draft).status()?;
         if !copied.success() {
@@ -198,13 +206,18 @@ fn write_draft(target: &Path, draft: &Path, text: &str) -> std::io::Result<()> {
     }
 }
 
-fn show_difference(path: &str, text: &str) {
+fn show_difference(path: &str, text: &[u8]) {
     let diff = command("diff").args(["-uN", path, "-"]).stdin(Stdio::piped()).spawn();
     let Ok(mut diff) = diff else { return };
     if let Some(mut input) = diff.stdin.take() {
-        let _ = input.write_all(text.as_bytes());
+        let _ = input.write_all(text);
     }
     let _ = diff.wait();
+}
+
+/// Writes a file of our own.
+pub fn write(path: &str, text: &str) -> Outcome<()> {
+    fs::write(path, text).map_err(|error| Failure::of(format!("cannot write {path}: {error}")))
 }
 
 /// Removes a file, if it is there.
@@ -239,6 +252,20 @@ pub fn property(unit: &str, name: &str) -> String {
     said.output.trim().to_string()
 }
 
+/// Makes systemctl do this with a unit.
+///
+/// # Errors
+/// It does not.
+pub fn control(unit: &str, arguments: &[&str]) -> Outcome<()> {
+    match succeeds("systemctl", &[arguments, &[unit]].concat()) {
+        true => Ok(()),
+        false => fail(format!(
+            "systemctl {} {unit} fails: see journalctl --unit {unit}",
+            arguments.join(" ")
+        )),
+    }
+}
+
 /// Whether a unit runs.
 pub fn is_active(unit: &str) -> bool {
     run("systemctl", &["is-active", "--quiet", unit]).succeeded
@@ -256,11 +283,10 @@ pub fn is_masked(unit: &str) -> bool {
 
 /// Enables a unit.
 pub fn enable(run: &mut Run, unit: &str) -> Outcome<()> {
-    let is_to_be_done = !is_enabled(unit) && run.change(&format!("Enables {unit}"));
-    if is_to_be_done && !succeeds("systemctl", &["--quiet", "enable", unit]) {
-        return fail(format!("{unit} cannot be enabled"));
+    match !is_enabled(unit) && run.change(&format!("Enables {unit}")) {
+        true => control(unit, &["--quiet", "enable"]),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// The lines of `said` that are not in `before`.

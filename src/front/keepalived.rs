@@ -3,9 +3,9 @@
 use std::fs;
 use std::net::IpAddr;
 
-use crate::failure::{Failure, Outcome, fail};
+use crate::failure::{Outcome, fail};
 use crate::host::{self, Run};
-use crate::options::{MEMORY, MEMORY_NOTE, Way};
+use crate::options::{Way, memory};
 use crate::site::Site;
 use crate::template::{self, Field, field, list};
 
@@ -35,14 +35,13 @@ pub fn snippet(site: &Site) -> Outcome<String> {
         Way::Keepalived => "/usr/share/cmonhachk/leader.conf",
         Way::Haproxy | Way::HaproxyOnly => "/usr/share/cmonhachk/keepalived.conf",
     };
-    let template = fs::read_to_string(path).map_err(|error| Failure::of(format!("cannot read {path}: {error}")))?;
     let mut fields = fields(site, vip, own, interface);
     if site.way == Way::Keepalived {
         fields.push(field("leads", "10.0.0.101 443", format!("{own} {}", site.ui_port)));
     }
-    let text = template::fill(&template, &fields).map_err(|error| Failure::of(format!("{path}: {error}")))?;
+    let text = template::fill_file(path, &fields)?;
     Ok(match site.way {
-        Way::Keepalived => format!("{MEMORY}{}\n{MEMORY_NOTE}\n{text}", site.arguments),
+        Way::Keepalived => memory(&site.arguments) + &text,
         Way::Haproxy | Way::HaproxyOnly => text,
     })
 }
@@ -60,19 +59,17 @@ fn fields(site: &Site, vip: IpAddr, own: IpAddr, interface: &str) -> Vec<Field> 
     ]
 }
 
-/// keepalived.conf without our line; None if there is no such file.
-pub fn others() -> Option<String> {
-    let text = host::text_of(CONFIGURATION)?;
-    Some(
-        text.split_inclusive('\n')
-            .filter(|line| line.trim_end_matches('\n') != INCLUDE)
-            .collect(),
-    )
+/// keepalived.conf without our line, byte for byte; None if there is no such file.
+pub fn others() -> Option<Vec<u8>> {
+    let text = fs::read(CONFIGURATION).ok()?;
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    let others = lines.filter(|line| line.strip_suffix(b"\n").unwrap_or(line) != INCLUDE.as_bytes());
+    Some(others.collect::<Vec<_>>().concat())
 }
 
 /// keepalived.conf with our line.
-pub fn with_include(others: Option<&str>) -> String {
-    format!("{INCLUDE}\n{}", others.unwrap_or(MADE))
+pub fn with_include(others: Option<&[u8]>) -> Vec<u8> {
+    [INCLUDE.as_bytes(), b"\n", others.unwrap_or(MADE.as_bytes())].concat()
 }
 
 /// Whether keepalived.conf has our line.
@@ -81,8 +78,8 @@ pub fn is_included() -> bool {
 }
 
 /// Whether we made keepalived.conf.
-pub fn is_made(others: &str) -> bool {
-    others == MADE
+pub fn is_made(others: &[u8]) -> bool {
+    others == MADE.as_bytes()
 }
 
 /// Whether others use the address in keepalived.conf.
@@ -98,12 +95,15 @@ pub fn has_others_with(others: &str, address: IpAddr) -> bool {
 
 /// # Errors
 /// keepalived refuses its configuration with our part. What it says without our part, too, does not count.
-pub fn check(stage: &str, snippet: &str, others: Option<&str>) -> Outcome<()> {
+pub fn check(stage: &str, snippet: &str, others: Option<&[u8]>) -> Outcome<()> {
     let (staged, whole) = (format!("{stage}/snippet"), format!("{stage}/keepalived.conf"));
-    let text = format!("include {staged}\n{}", absolute(others.unwrap_or_default()));
+    let text = format!(
+        "include {staged}\n{}",
+        absolute(&String::from_utf8_lossy(others.unwrap_or_default()))
+    );
     let test = |snippet: &str| {
-        let written = fs::write(&staged, snippet).and_then(|()| fs::write(&whole, &text));
-        written.map_err(|error| Failure::of(format!("cannot write into {stage}: {error}")))?;
+        host::write(&staged, snippet)?;
+        host::write(&whole, &text)?;
         let said = host::run("keepalived", &["--config-test", "--use-file", &whole]);
         Ok((said.succeeded, said.output + &said.errors))
     };
@@ -147,17 +147,10 @@ pub fn start(must_read: bool, run: &mut Run) -> Outcome<()> {
     if is_active && !must_read && host::has_read(SERVICE, SNIPPET) {
         return Ok(());
     }
-    let (verb, verbs) = if is_active {
-        ("reload", "Reloads")
-    } else {
-        ("start", "Starts")
-    };
-    if !run.change(&format!("{verbs} {SERVICE}")) {
+    let Some(verb) = run.start_or_reload(SERVICE, is_active) else {
         return Ok(());
-    }
-    if !host::succeeds("systemctl", &[verb, SERVICE]) {
-        return fail(format!("{SERVICE} does not {verb}: see journalctl --unit {SERVICE}"));
-    }
+    };
+    host::control(SERVICE, &[verb])?;
     host::note_read(SERVICE);
     Ok(())
 }

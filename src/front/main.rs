@@ -4,16 +4,16 @@
 //!
 //! | room | question |
 //! |---|---|
-//! | [`options`] | what did the operator ask for, now and the last time? |
-//! | [`site`] | which nodes, which address, which way, and is that possible on this host? |
 //! | [`set_up`], [`status`], [`remove`] | the three things that it does |
 //! | [`users`] | do users reach the leader's UI? |
 //! | [`haproxy`], [`keepalived`] | the configuration and the service of each |
-//! | [`template`] | a configuration, filled in by names |
-//! | [`nodes`] | what does each node's check say? |
+//! | [`site`] | which nodes, which address, which way, seen from this host? |
 //! | [`network`] | addresses and routes of this host, and who has an address |
+//! | [`nodes`] | what does each node's check say? |
 //! | [`ask`] | one HTTP question, bounded in time and in bytes |
+//! | [`template`] | a configuration, filled in by names |
 //! | [`host`] | commands, files and services of this host, and what a run changes |
+//! | [`options`] | what did the operator ask for, now and the last time? |
 //! | [`failure`] | why it ends |
 
 mod ask;
@@ -50,15 +50,15 @@ const WAIT_FOR_LOCK: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     match front() {
-        Ok(run) => run.end(),
+        Ok(status) => status,
         Err(failure) => failure.end(),
     }
 }
 
-fn front() -> Outcome<Run> {
+fn front() -> Outcome<ExitCode> {
     // A reader such as head may leave early. Rust ignores the signal, and its print would panic.
     let _ = by_default(Signal::SIGPIPE);
-    let options = Options::read()?;
+    let options = Options::read(&[haproxy::CONFIGURATION, keepalived::SNIPPET])?;
     let mut run = Run::new(options.dry_run);
     let _lock = match options.action {
         Action::Status => None,
@@ -69,7 +69,7 @@ fn front() -> Outcome<Run> {
         Action::Status => status::status(&Site::of(&options)?, &mut run)?,
         Action::Remove => remove::remove(&mut run)?,
     }
-    Ok(run)
+    Ok(run.end(options.action))
 }
 
 /// The lock, for as long as the file is open.

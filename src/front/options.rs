@@ -13,13 +13,12 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 
 use crate::failure::{Failure, Outcome};
-use crate::{haproxy, keepalived};
 
 /// Begins the line with the last arguments.
-pub const MEMORY: &str = "# cmonhachk-front ";
+const MEMORY: &str = "# cmonhachk-front ";
 
 /// Follows it.
-pub const MEMORY_NOTE: &str = "# The line above is for the next run, which replaces this file.";
+const MEMORY_NOTE: &str = "# The line above is for the next run, which replaces this file.";
 
 /// Options of one run, which the next one does not take over. The addresses are remembered in another way.
 const OF_ONE_RUN: &[&str] = &["dry_run", "status", "remove", "help", "version", "addresses"];
@@ -141,17 +140,18 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads the command line and, for what it does not say, the arguments of the last run.
+    /// Reads the command line and, for what it does not say, the arguments of the last run, which are in the first of
+    /// these configurations that there is.
     ///
     /// # Errors
     /// One of them is wrong.
-    pub fn read() -> Outcome<Options> {
+    pub fn read(configurations: &[&str]) -> Outcome<Options> {
         let given = parse(env::args_os().skip(1))?;
         let is_removal = Arguments::from_arg_matches(&given).is_ok_and(|given| given.remove);
         // A removal does not need the last arguments, which another version may have written.
         let last = match is_removal {
             true => None,
-            false => [haproxy::CONFIGURATION, keepalived::SNIPPET].into_iter().find_map(last),
+            false => configurations.iter().find_map(|file| last(file)),
         };
         Options::of(&given, last.as_deref())
     }
@@ -200,6 +200,11 @@ impl Options {
             words,
         })
     }
+}
+
+/// The first lines of a configuration, from which the next run takes these arguments.
+pub fn memory(arguments: &str) -> String {
+    format!("{MEMORY}{arguments}\n{MEMORY_NOTE}\n")
 }
 
 fn way(arguments: &Arguments) -> Way {

@@ -24,7 +24,7 @@ pub fn remove(run: &mut Run) -> Outcome<()> {
     if host::exists(haproxy::CONFIGURATION) || host::is_enabled(haproxy::SERVICE) {
         let (service, file) = (haproxy::SERVICE, haproxy::CONFIGURATION);
         if run.change(&format!("Stops {service}, and removes {file}")) {
-            host::succeeds("systemctl", &["--quiet", "disable", "--now", service]);
+            host::control(service, &["--quiet", "disable", "--now"])?;
             host::remove_file(file)?;
         }
     }
@@ -47,7 +47,7 @@ fn remove_from_keepalived(run: &mut Run) -> Outcome<()> {
     let others = keepalived::others();
     if others.as_deref().is_some_and(keepalived::is_made) {
         if run.change(&format!("Stops {}, and removes {file}", keepalived::SERVICE)) {
-            tell_keepalived("stop");
+            tell_keepalived("stop")?;
             host::remove_file(file)?;
         }
     } else if let Some(others) = others {
@@ -56,16 +56,17 @@ fn remove_from_keepalived(run: &mut Run) -> Outcome<()> {
     // It goes last: while it is there, keepalived may still use it.
     let snippet = keepalived::SNIPPET;
     if run.change(&format!("Removes {snippet}")) {
-        tell_keepalived("try-reload-or-restart");
+        tell_keepalived("try-reload-or-restart")?;
         host::remove_file(snippet)?;
     }
     Ok(())
 }
 
 /// Without keepalived's package there is no unit, and nothing runs.
-fn tell_keepalived(verb: &str) {
-    if host::property(keepalived::SERVICE, "LoadState") != "not-found" {
-        host::succeeds("systemctl", &[verb, keepalived::SERVICE]);
+fn tell_keepalived(verb: &str) -> Outcome<()> {
+    match host::property(keepalived::SERVICE, "LoadState").as_str() {
+        "not-found" => Ok(()),
+        _ => host::control(keepalived::SERVICE, &[verb]),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::host::{self, Run, within};
 use crate::keepalived;
 use crate::network::{self, Holder};
 use crate::nodes::{self, State};
-use crate::options::Way;
+use crate::options::{Way, memory};
 use crate::remove;
 use crate::site::Site;
 use crate::users;
@@ -68,7 +68,7 @@ struct Plan {
 
 struct Keepalived {
     snippet: String,
-    whole: String,
+    whole: Vec<u8>,
 }
 
 impl Plan {
@@ -81,7 +81,7 @@ impl Plan {
         };
         if let Some(text) = &haproxy {
             let staged = format!("{STAGE}/haproxy.cfg");
-            fs::write(&staged, text).map_err(|error| Failure::of(format!("cannot write {staged}: {error}")))?;
+            host::write(&staged, text)?;
             haproxy::check(&staged)?;
         }
         let keepalived = match site.vip {
@@ -106,7 +106,7 @@ impl Plan {
         let snippet = host::put(run, keepalived::SNIPPET, &keepalived.snippet)?;
         // If the run is interrupted here, the next one sees by the snippet's time that keepalived has to read it.
         if is_new_folder
-            || (!run.dry_run && host::text_of(keepalived::CONFIGURATION).as_deref() != Some(&keepalived.whole))
+            || (!run.dry_run && fs::read(keepalived::CONFIGURATION).ok().as_ref() != Some(&keepalived.whole))
         {
             host::run("touch", &[keepalived::SNIPPET]);
         }
@@ -280,8 +280,7 @@ fn is_remembered(site: &Site) -> bool {
         true => haproxy::CONFIGURATION,
         false => keepalived::SNIPPET,
     };
-    let first = format!("{}{}", crate::options::MEMORY, site.arguments);
-    host::text_of(file).is_some_and(|text| text.lines().next() == Some(&first))
+    host::text_of(file).is_some_and(|text| text.starts_with(&memory(&site.arguments)))
 }
 
 /// Who has the address now, if somebody may have it.
@@ -291,7 +290,7 @@ fn is_remembered(site: &Site) -> bool {
 fn check_vip(site: &Site, vip: IpAddr) -> Outcome<Holder> {
     let interface = site.interface.as_deref().unwrap_or_default();
     let others = keepalived::others().unwrap_or_default();
-    if keepalived::has_others_with(&others, vip) {
+    if keepalived::has_others_with(&String::from_utf8_lossy(&others), vip) {
         return fail(format!("{vip} is in use: {} has it already", keepalived::CONFIGURATION));
     }
     if let Some(what) = network::reserved(vip, &network::own_addresses()) {
@@ -351,7 +350,7 @@ fn check_other_way(site: &Site) -> Outcome<()> {
     if site.way != Way::Keepalived {
         return Ok(());
     }
-    match site.nodes.iter().find(|node| site.has_our_haproxy(**node)) {
+    match site.nodes.iter().find(|node| haproxy::is_ours(**node, site)) {
         Some(node) => fail(format!(
             "{node} has the way with HAProxy: run cmonhachk-front --remove there first"
         )),
@@ -368,7 +367,7 @@ fn may_have_it(site: &Site, vip: IpAddr, holder: &Holder) -> bool {
         Holder::Node(_) if site.way == Way::Keepalived => true,
         Holder::Stranger(_) if !site.is_interface_named => false,
         Holder::Node(_) | Holder::Stranger(_) => {
-            let shows = || site.has_our_haproxy(vip).then_some(());
+            let shows = || haproxy::is_ours(vip, site).then_some(());
             within(Duration::from_secs(3), shows).is_some()
         }
     }
@@ -405,8 +404,7 @@ fn until_none<T>(time: Duration, mut attempt: impl FnMut() -> Option<T>) -> Opti
 }
 
 fn finds_leader(site: &Site, run: &mut Run) -> bool {
-    let local = "127.0.0.1".parse().expect("an address");
-    let views = || haproxy::views(&haproxy::statistics(local, site.stats_port)?, site.nodes.len());
+    let views = || haproxy::views_of(haproxy::LOCAL, site);
     let finds = || views()?.iter().any(haproxy::View::has_passed).then_some(());
     if finds().is_some() {
         return true;

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::ask;
 use crate::failure::{Failure, Outcome};
 use crate::network;
 use crate::options::{Action, Options, Way};
@@ -104,17 +103,6 @@ impl Site {
             Some(vip) => format!("{vip}, port {}", self.users_port()),
             None => format!("any address of this host, port {}", self.users_port()),
         }
-    }
-
-    /// The node with this place, as HAProxy names it.
-    pub fn name(place: usize) -> String {
-        format!("node{}", place + 1)
-    }
-
-    /// Whether HAProxy on this node shows that it is ours.
-    pub fn has_our_haproxy(&self, host: IpAddr) -> bool {
-        let answer = ask::head(ask::at(host, self.stats_port), "/", std::time::Duration::from_secs(1));
-        answer.is_ok_and(|answer| answer.header(crate::haproxy::HEADER).is_some())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! It says only what it has seen from this host, and ends well only if all of it is well.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use crate::failure::Outcome;
 use crate::haproxy::{self, View};
@@ -25,7 +25,6 @@ enum Front {
 
 /// Shows it.
 pub fn status(site: &Site, run: &mut Run) -> Outcome<()> {
-    run.only_looks = true;
     let states = nodes::ask(&site.nodes);
     run.complaints = nodes::complaints(&site.nodes, &states, site.own);
     look_at_this_host(site, run);
@@ -123,14 +122,11 @@ fn look_at_this_host(site: &Site, run: &mut Run) {
 
 /// How HAProxy sees the nodes: this host's, or the one with the address.
 fn views(site: &Site, run: &mut Run) -> Vec<View> {
-    let local = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let at = if host::exists(haproxy::CONFIGURATION) {
-        local
-    } else {
-        site.users_address()
+    let at = match host::exists(haproxy::CONFIGURATION) {
+        true => haproxy::LOCAL,
+        false => site.users_address(),
     };
-    let rows = haproxy::statistics(at, site.stats_port).unwrap_or_default();
-    let views = haproxy::views(&rows, site.nodes.len());
+    let views = haproxy::views_of(at, site);
     if views.is_none() {
         let port = site.stats_port;
         run.complain(format!(
@@ -147,7 +143,7 @@ fn views(site: &Site, run: &mut Run) -> Vec<View> {
 fn front(site: &Site, node: IpAddr) -> Front {
     match site.way {
         Way::HaproxyOnly => Front::Unseen,
-        Way::Haproxy if site.has_our_haproxy(node) => Front::Runs,
+        Way::Haproxy if haproxy::is_ours(node, site) => Front::Runs,
         Way::Haproxy => Front::Missing,
         Way::Keepalived if Some(node) != site.own => Front::Unseen,
         Way::Keepalived => match host::property(keepalived::SERVICE, "ActiveState").as_str() {
@@ -219,14 +215,11 @@ fn disagreement(site: &Site, node: IpAddr, state: &State, view: &View) -> Option
 /// Why this host could not look for a second one.
 fn judge_holders(site: &Site, holder: &Holder, run: &mut Run) -> Result<(), NotAsked> {
     let vip = site.users_address();
-    match holder {
-        Holder::Stranger(_) if !site.is_interface_named => {
-            let words = holder.words(site.own);
-            run.complain(format!(
-                "{vip} is on {words}, which is no NODE: take the address away from it"
-            ));
-        }
-        _ => {}
+    if matches!(holder, Holder::Stranger(_)) && !site.is_interface_named {
+        let words = holder.words(site.own);
+        run.complain(format!(
+            "{vip} is on {words}, which is no NODE: take the address away from it"
+        ));
     }
     let holders = network::all_holders(vip, &site.nodes)?;
     if holders.len() > 1 {

@@ -3,7 +3,11 @@
 //! A template is a valid file with example values. A line that is filled in ends with ` # @NAME`. Consecutive lines
 //! with one name are a list: the first is the pattern, and the others are examples.
 
+use std::fs;
+
 use anyhow::{Result, bail, ensure};
+
+use crate::failure::{Failure, Outcome};
 
 /// What comes into the lines with a name: the example that it replaces, and the values, one a line.
 pub struct Field {
@@ -23,6 +27,12 @@ pub fn field(name: &'static str, example: &'static str, value: impl ToString) ->
 /// A field with several values.
 pub fn list(name: &'static str, example: &'static str, values: Vec<String>) -> Field {
     Field { name, example, values }
+}
+
+/// Fills the template in this file in.
+pub fn fill_file(path: &str, fields: &[Field]) -> Outcome<String> {
+    let template = fs::read_to_string(path).map_err(|error| Failure::of(format!("cannot read {path}: {error}")))?;
+    fill(&template, fields).map_err(|error| Failure::of(format!("{path}: {error}")))
 }
 
 /// Fills the template in.

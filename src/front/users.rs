@@ -65,9 +65,11 @@ fn users_of_each(site: &Site) -> Vec<u64> {
         Way::HaproxyOnly => vec![site.users_address()],
         Way::Haproxy | Way::Keepalived => site.nodes.clone(),
     };
-    let of_host = |host: IpAddr| haproxy::views(&haproxy::statistics(host, site.stats_port)?, site.nodes.len());
     let views: Vec<Vec<View>> = thread::scope(|scope| {
-        let questions: Vec<_> = hosts.iter().map(|host| scope.spawn(move || of_host(*host))).collect();
+        let questions: Vec<_> = hosts
+            .iter()
+            .map(|host| scope.spawn(move || haproxy::views_of(*host, site)))
+            .collect();
         questions
             .into_iter()
             .filter_map(|question| question.join().ok()?)

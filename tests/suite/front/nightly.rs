@@ -25,6 +25,7 @@ fn the_next_run_finishes_one_that_was_interrupted_and_two_wait_for_each_other() 
         promises![
             runs::the_next_run_finishes_one_that_was_interrupted,
             runs::the_next_removal_finishes_one_that_was_interrupted,
+            runs::a_removal_that_cannot_stop_a_service_is_no_success,
             runs::of_two_runs_at_once_one_waits_for_the_other,
         ],
     );

@@ -19,6 +19,7 @@ pub fn what_an_operator_has_is_neither_changed_nor_restarted(versions: &Versions
     let node = &site.nodes[0];
     node.run(&format!(
         "touch /etc/keepalived/keepalived.conf.new; cat >/etc/haproxy/haproxy.cfg <<'END'\n{HAPROXY_CFG}END\nprintf '%s' '{KEEPALIVED_CONF}' >/etc/keepalived/keepalived.conf
+         printf '\\n# of the administration in M\\374nchen, not in UTF-8' >>/etc/keepalived/keepalived.conf
          touch /etc/keepalived/own.conf; chmod 600 /etc/keepalived/keepalived.conf; systemctl --quiet enable --now haproxy keepalived"
     ));
     let session = inside(&site.network.file(), || TcpStream::connect("10.0.0.101:8443").unwrap());

@@ -147,3 +147,20 @@ pub fn of_two_runs_at_once_one_waits_for_the_other(site: &Site) {
 fn listens(node: &Node, port: u16) -> bool {
     !node.run(&format!("ss -Hltn sport = :{port}")).is_empty()
 }
+
+/// One that left a service running would say that it is gone.
+pub fn a_removal_that_cannot_stop_a_service_is_no_success(site: &Site) {
+    let node = &site.nodes[1];
+    node.succeeds(SITE);
+    for verb in ["stop keepalived", "--quiet disable"] {
+        before_systemctl(site, verb, "exit 1");
+        let said = node.front("--remove");
+        assert!(
+            said.contains("fails: see journalctl --unit") && said.ends_with("\n1\n"),
+            "{verb}: {said}"
+        );
+    }
+    node.run("cd /usr/bin; cp systemctl.real new; mv new systemctl");
+    node.succeeds("--remove");
+    assert!(!node.has(VIRTUAL) && !listens(node, 81));
+}
