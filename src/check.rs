@@ -18,7 +18,7 @@ use crate::os::{interfaces, syslog, watchdog};
 use crate::s9s;
 use crate::s9s::process::Run;
 use crate::verdict::reason::{Fault, Reason};
-use crate::verdict::{Outcome, Verdict, detail};
+use crate::verdict::{Answer, Measured, Outcome, Verdict, detail};
 
 /// s9s is killed this long before the deadline, or after 3/5 of the time that is left, whichever is later. Checks
 /// that wait for its verdict can then still use it, and HAProxy can start its second try sooner.
@@ -27,35 +27,53 @@ const RESERVE: Duration = Duration::from_millis(550);
 /// What is reported to a client, and what is left to do once it has its response.
 #[derive(Debug)]
 pub struct Checked<'a> {
+    options: &'a Options,
+    store: Option<Store<'a>>,
     verdict: Verdict,
     detail: String,
-    store: Option<Store<'a>>,
-    publication: Option<(Lease, Entry)>,
+    /// The entry with this verdict, from the cache or to be published. A fault before s9s has none.
+    entry: Option<Entry>,
+    /// For the check that publishes the entry.
+    lease: Option<Lease>,
 }
 
 impl<'a> Checked<'a> {
-    fn without_publication(store: Option<Store<'a>>, verdict: Verdict, detail: String) -> Checked<'a> {
-        Checked {
-            verdict,
-            detail,
-            store,
-            publication: None,
-        }
-    }
-
-    fn of_fault(store: Option<Store<'a>>, fault: Fault) -> Checked<'a> {
+    fn of_fault(options: &'a Options, store: Option<Store<'a>>, fault: Fault) -> Checked<'a> {
         let outcome = Err(fault);
-        Checked::without_publication(store, Verdict::of(&outcome), detail(&outcome))
+        Checked {
+            options,
+            store,
+            verdict: Verdict::of(&outcome),
+            detail: detail(&outcome),
+            entry: None,
+            lease: None,
+        }
     }
 
     /// What the client is told now. After the deadline, a role from the list is not used: the process may have been
     /// stopped (SIGSTOP, a paused machine), so the list may be old.
-    pub fn verdict_before(&mut self, deadline: Instant) -> Verdict {
+    pub fn answer_before(&mut self, deadline: Instant) -> Answer {
+        let measured = self.measured();
         if matches!(self.verdict, Verdict::Known(_)) && deadline.has_passed() {
             self.verdict = Verdict::Unknown(Reason::Stuck);
             self.detail = "the check was stopped until its deadline had passed".to_string();
+            return Answer::from(self.verdict);
         }
-        self.verdict
+        Answer {
+            verdict: self.verdict,
+            measured,
+        }
+    }
+
+    fn measured(&self) -> Measured {
+        let measured = match (&self.store, &self.entry) {
+            (Some(store), Some(entry)) => store.measured(entry),
+            _ => Measured::default(),
+        };
+        Measured {
+            limit: Some(time_for_s9s(self.options.timeout)),
+            ..measured
+        }
     }
 
     /// Logs the verdict if another one was reported before, publishes what this check has found out, and frees the
@@ -65,8 +83,8 @@ impl<'a> Checked<'a> {
             Some(store) => store.report(self.verdict, &self.detail),
             None => log_change(None, self.verdict, &self.detail),
         }
-        if let Some((lease, entry)) = self.publication.take()
-            && let Err(error) = lease.publish(&entry)
+        if let (Some(lease), Some(entry)) = (self.lease.take(), &self.entry)
+            && let Err(error) = lease.publish(entry)
         {
             syslog::fault(&format!("{error:#}"));
         }
@@ -78,23 +96,28 @@ pub fn check(options: &Options, deadline: Instant) -> Checked<'_> {
     let in_service = in_service(options);
     let store = match Store::open(options) {
         Ok(store) => store,
-        Err(fault) => return Checked::of_fault(None, in_service.err().unwrap_or(fault)),
+        Err(fault) => return Checked::of_fault(options, None, in_service.err().unwrap_or(fault)),
     };
     match in_service.and_then(|()| store.look_up(deadline)) {
-        Ok(LookUp::Hit(verdict)) => {
-            Checked::without_publication(Some(store), verdict, "the cached verdict".to_string())
-        }
+        Ok(LookUp::Hit(entry)) => Checked {
+            options,
+            store: Some(store),
+            verdict: entry.verdict,
+            detail: "the cached verdict".to_string(),
+            entry: Some(entry),
+            lease: None,
+        },
         Ok(LookUp::Miss(lease)) => ask(options, store, lease, deadline),
-        Err(fault) => Checked::of_fault(Some(store), fault),
+        Err(fault) => Checked::of_fault(options, Some(store), fault),
     }
 }
 
 /// Asks s9s.
-fn ask<'a>(options: &Options, store: Store<'a>, lease: Lease, deadline: Instant) -> Checked<'a> {
+fn ask<'a>(options: &'a Options, store: Store<'a>, lease: Lease, deadline: Instant) -> Checked<'a> {
     let from = Instant::now();
     let Finding { outcome, seen } = find(options, deadline);
     let verdict = Verdict::of(&outcome);
-    let entry = lease.entry(from, verdict, seen.run.map(|run| run.ended));
+    let entry = lease.entry(from, verdict, seen.run.as_ref());
 
     let span = entry.back_off.span;
     let detail = match span.is_zero() {
@@ -106,10 +129,12 @@ fn ask<'a>(options: &Options, store: Store<'a>, lease: Lease, deadline: Instant)
         ),
     };
     Checked {
+        options,
+        store: Some(store),
         verdict,
         detail,
-        store: Some(store),
-        publication: Some((lease, entry)),
+        entry: Some(entry),
+        lease: Some(lease),
     }
 }
 
@@ -183,8 +208,7 @@ fn find(options: &Options, deadline: Instant) -> Finding {
 
 /// The steps, each of which is recorded in `seen`.
 fn seek(options: &Options, deadline: Instant, seen: &mut Seen) -> Outcome {
-    let left = deadline.left();
-    let deadline = Instant::now() + left.saturating_sub(RESERVE.min(left * 2 / 5));
+    let deadline = Instant::now() + time_for_s9s(deadline.left());
 
     let node = this_node(options, seen)?;
     let program = seen.program.insert(s9s::find(&options.s9s)?);
@@ -194,6 +218,11 @@ fn seek(options: &Options, deadline: Instant, seen: &mut Seen) -> Outcome {
     let rows = list::parse(&text)
         .map_err(|error| Reason::ListUnreadable.because(error.context("what s9s printed is no controller list")))?;
     evaluate(&node, &rows)
+}
+
+/// How long s9s may take in a check that has this time left.
+fn time_for_s9s(left: Duration) -> Duration {
+    left - RESERVE.min(left * 2 / 5)
 }
 
 /// # Errors

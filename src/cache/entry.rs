@@ -1,9 +1,10 @@
 //! A cache entry: a verdict, since when it is known, and when s9s can be run again.
 //!
-//! Its serialised form is one line, `cmonhachk6 KEY FROM SPAN/REFUSED PID/START VERDICT`: the cache key in
-//! 16 hexadecimal digits, the start of the run of s9s in microseconds since boot, the [`BackOff`] and the
-//! verdict in its words. Spans are in milliseconds, and `0/0` stands for no process. The line is shorter than 128
-//! bytes, so that it fits into the inode of a symbolic link on a tmpfs and can be written where no block is free.
+//! Its serialised form is one line, `cmonhachk7 KEY FROM TOOK SPAN/REFUSED PID/START VERDICT`: the cache key in
+//! 16 hexadecimal digits, the start of the run of s9s in microseconds since boot, the time that it took, the [`BackOff`]
+//! and the verdict in its words. Spans are in milliseconds. `-` stands for no run, and `0/0` for no process. The line
+//! is shorter than 128 bytes, so that it fits into the inode of a symbolic link on a tmpfs and can be written where no
+//! block is free.
 
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub struct Entry {
     pub key: u64,
     /// When the run of s9s began: the information is as old as that.
     pub from: Instant,
+    /// How long the run took, if s9s was started.
+    pub took: Option<Duration>,
     /// When s9s can be run again.
     pub back_off: BackOff,
     /// The verdict.
@@ -32,8 +35,9 @@ impl Entry {
         let (pid, started) = back_off
             .unkillable
             .map_or((0, 0), |process| (process.pid, process.started));
+        let took = self.took.map_or("-".to_string(), |took| took.as_millis().to_string());
         format!(
-            "cmonhachk6 {:016x} {} {}/{} {pid}/{started} {}",
+            "cmonhachk7 {:016x} {} {took} {}/{} {pid}/{started} {}",
             self.key,
             self.from.0.as_micros(),
             back_off.span.as_millis(),
@@ -44,9 +48,13 @@ impl Entry {
 
     /// Reads an entry's line. None for everything that is not written as [`Entry::encode`] does.
     pub fn decode(line: &str) -> Option<Entry> {
-        let mut words = line.splitn(6, ' ').skip(1);
+        let mut words = line.splitn(7, ' ').skip(1);
         let key = u64::from_str_radix(words.next()?, 16).ok()?;
         let from = Instant(Duration::from_micros(words.next()?.parse().ok()?));
+        let took = match words.next()? {
+            "-" => None,
+            millis => Some(Duration::from_millis(millis.parse().ok()?)),
+        };
         let (span, refused) = words.next()?.split_once('/')?;
         let (pid, started) = words.next()?.split_once('/')?;
         let process = UnkillableProcess {
@@ -56,6 +64,7 @@ impl Entry {
         let entry = Entry {
             key,
             from,
+            took,
             back_off: BackOff {
                 span: Duration::from_millis(span.parse().ok()?),
                 refused: Duration::from_millis(refused.parse().ok()?),
@@ -83,6 +92,7 @@ mod tests {
                 key: 0x0123_4567_89ab_cdef,
                 // A machine that has run for thirty years.
                 from: Instant(Duration::from_micros(999_999_999_999_999)),
+                took: (verdict != Verdict::Unknown(Reason::S9sNotFound)).then_some(Duration::from_secs(3600)),
                 back_off: BackOff {
                     span: Duration::from_secs(3600),
                     refused: Duration::from_secs(3600),
@@ -108,9 +118,12 @@ mod tests {
     fn a_line_in_another_spelling_or_version_is_no_entry() {
         let line = entries().next().unwrap().encode();
         for (from, to) in [
-            ("cmonhachk6", "cmonhachk5"),
+            ("cmonhachk7", "cmonhachk6"),
             (" 9999", " +9999"),
             (" 9999", " 09999"),
+            (" 3600000 ", " +3600000 "),
+            (" 3600000 ", " -1 "),
+            (" 3600000 ", " "),
             (" 0/0 ", " - "),
             (" 0/0 ", " 0/5 "),
             (" 0/0 ", " "),
@@ -122,7 +135,7 @@ mod tests {
             (" leader", " leader "),
             (" leader", " unknown nonsense"),
             (" leader", ""),
-            ("cmonhachk6 ", ""),
+            ("cmonhachk7 ", ""),
         ] {
             let other = line.replace(from, to);
             assert_ne!(other, line);

@@ -24,9 +24,9 @@ use crate::os::clock::Instant;
 use crate::os::files::is_missing;
 use crate::os::proc::{BOOT_ID, boot_id};
 use crate::os::watchdog;
-use crate::s9s::process::Ended;
-use crate::verdict::Verdict;
+use crate::s9s::process::Run;
 use crate::verdict::reason::{Fault, Reason};
+use crate::verdict::{Measured, Verdict};
 use backoff::BackOff;
 use entry::Entry;
 pub use reported::log_change;
@@ -48,8 +48,8 @@ pub struct Store<'a> {
 /// What a check gets from the store.
 #[derive(Debug)]
 pub enum LookUp {
-    /// The verdict of another check.
-    Hit(Verdict),
+    /// The entry of another check.
+    Hit(Entry),
     /// The lock: this check runs s9s, and publishes its verdict.
     Miss(Lease),
 }
@@ -86,8 +86,8 @@ impl<'a> Store<'a> {
         let key = self.key()?;
         watchdog::enter("reading the verdict beside", self.lock_file());
         let found = self.entry();
-        if let Some(verdict) = self.usable(found.as_ref(), key, self.options.max_age) {
-            return Ok(LookUp::Hit(verdict));
+        if let Some(entry) = self.usable(found.as_ref(), key, self.options.max_age) {
+            return Ok(LookUp::Hit(entry));
         }
         let lock = lock::open(self.lock_file()).map_err(|error| self.unusable(error))?;
         watchdog::enter("waiting for the lock on", self.lock_file());
@@ -102,8 +102,8 @@ impl<'a> Store<'a> {
                 true => self.options.max_age,
                 false => self.options.timeout,
             };
-            if let Some(verdict) = self.usable(entry.as_ref(), key, max_age) {
-                return Ok(LookUp::Hit(verdict));
+            if let Some(entry) = self.usable(entry.as_ref(), key, max_age) {
+                return Ok(LookUp::Hit(entry));
             }
             if is_holder {
                 return Ok(LookUp::Miss(Lease {
@@ -133,6 +133,21 @@ impl<'a> Store<'a> {
         reported::report(self.lock_file(), verdict, detail);
     }
 
+    /// What is measured of an entry now, but for the limit of a run.
+    pub fn measured(&self, entry: &Entry) -> Measured {
+        let back_off = match self.left_of_backoff(entry) {
+            None => Duration::ZERO,
+            Some(LeftOfBackOff::Time(left)) => left,
+            Some(LeftOfBackOff::Process(_)) => Duration::MAX,
+        };
+        Measured {
+            age: entry.from.age(),
+            took: entry.took,
+            limit: None,
+            back_off: Some(back_off),
+        }
+    }
+
     fn lock_file(&self) -> &Path {
         &self.options.lock_file
     }
@@ -148,16 +163,23 @@ impl<'a> Store<'a> {
         Entry::decode(&link::read(&link::beside(self.lock_file(), "verdict"))?)
     }
 
-    /// The entry's verdict, if this check can use it: it is younger than `max_age`, or s9s must not be run.
-    fn usable(&self, entry: Option<&Entry>, key: u64, max_age: Duration) -> Option<Verdict> {
+    /// The entry, if this check can use it: it is younger than `max_age`, or s9s must not be run.
+    fn usable(&self, entry: Option<&Entry>, key: u64, max_age: Duration) -> Option<Entry> {
         let entry = entry?;
         let is_fresh = || entry.from.age().is_some_and(|age| age < max_age);
-        let is_ours = entry.key == key && (is_fresh() || self.left_of_backoff(entry).is_some());
-        (is_ours || entry.back_off.is_unkillable_there()).then_some(entry.verdict)
+        let is_ours = entry.key == key && (is_fresh() || self.left_of_span(entry).is_some());
+        (is_ours || entry.back_off.is_unkillable_there()).then(|| entry.clone())
     }
 
     /// How long the back-off of this entry still lasts; None if it is over.
-    fn left_of_backoff(&self, entry: &Entry) -> Option<Duration> {
+    fn left_of_backoff(&self, entry: &Entry) -> Option<LeftOfBackOff> {
+        match entry.back_off.unkillable {
+            Some(process) => process.is_there().then_some(LeftOfBackOff::Process(process.pid)),
+            None => self.left_of_span(entry).map(LeftOfBackOff::Time),
+        }
+    }
+
+    fn left_of_span(&self, entry: &Entry) -> Option<Duration> {
         let span = entry.back_off.span.min(self.options.backoff);
         let left = span.checked_sub(entry.from.age()?)?;
         (!left.is_zero()).then_some(left)
@@ -169,14 +191,15 @@ impl<'a> Store<'a> {
 }
 
 impl Lease {
-    /// The entry for a run of s9s that began at `from`, and whose end, if it was started, led to `verdict`.
-    pub fn entry(&self, from: Instant, verdict: Verdict, ended: Option<Ended>) -> Entry {
+    /// The entry for a check that began at `from`, and whose run of s9s, if there was one, led to `verdict`.
+    pub fn entry(&self, from: Instant, verdict: Verdict, run: Option<&Run>) -> Entry {
         let before = self.before.as_ref().filter(|entry| entry.key == self.key);
         let before = before.map(|entry| (entry.verdict, entry.back_off));
         Entry {
             key: self.key,
             from,
-            back_off: BackOff::after(verdict, ended, before, self.max_backoff),
+            took: run.map(|run| run.took),
+            back_off: BackOff::after(verdict, run.map(|run| run.ended), before, self.max_backoff),
             verdict,
         }
     }
@@ -238,10 +261,7 @@ pub fn inspect(options: &Options) -> Contents {
     });
     Contents {
         lock: lock_state(store.lock_file()),
-        back_off: entry.as_ref().and_then(|(entry, _)| match entry.back_off.unkillable {
-            Some(process) => process.is_there().then_some(LeftOfBackOff::Process(process.pid)),
-            None => store.left_of_backoff(entry).map(LeftOfBackOff::Time),
-        }),
+        back_off: entry.as_ref().and_then(|(entry, _)| store.left_of_backoff(entry)),
         entry,
         reported: reported::last(store.lock_file()),
     }

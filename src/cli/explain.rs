@@ -78,7 +78,9 @@ fn tell_contents(contents: &Contents) {
         LockState::Unusable(why) => say!("  it cannot be used: {why:#}"),
     }
     if let Some((entry, age)) = &contents.entry {
-        say!("  cached: {}, {:.1} s old", entry.verdict.words(), age.as_secs_f64());
+        let took = entry.took.map(|took| format!(", s9s took {:.3} s", took.as_secs_f64()));
+        let (words, age) = (entry.verdict.words(), age.as_secs_f64());
+        say!("  cached: {words}, {age:.1} s old{}", took.unwrap_or_default());
     }
     match contents.back_off {
         Some(LeftOfBackOff::Process(pid)) => say!("  back-off: s9s is not run while process {pid} is there"),

@@ -79,7 +79,7 @@ fn check_once(options: &Options, started: Instant) -> ExitCode {
 }
 
 fn response(verdict: Verdict) -> Vec<u8> {
-    render(verdict, Request::Role, false)
+    render(&verdict.into(), Request::Role, false)
 }
 
 fn status(verdict: Verdict) -> u8 {

@@ -5,6 +5,7 @@
 
 pub mod connection;
 pub mod listener;
+pub mod metrics;
 mod places;
 pub mod request;
 pub mod response;
@@ -20,8 +21,8 @@ use crate::check::check;
 use crate::options::{DEFAULT_TIMEOUT, Options, SETTINGS, in_short};
 use crate::os::clock::Instant;
 use crate::os::{syslog, watchdog};
-use crate::verdict::Verdict;
 use crate::verdict::reason::Reason;
+use crate::verdict::{Answer, Verdict};
 use connection::{Connection, Patience};
 use response::render;
 
@@ -40,7 +41,7 @@ pub fn serve(connection: Connection, started: Instant) {
     // A defect must not cost the client its response: a fixed one, as the watchdog's.
     panic::set_hook(Box::new(move |panic| {
         watchdog::claim_response();
-        send(connection, Verdict::Unknown(Reason::InternalError), b"");
+        send(connection, Verdict::Unknown(Reason::InternalError).into(), b"");
         fault(Reason::InternalError, panic);
         connection.linger();
         exit(0);
@@ -51,7 +52,7 @@ pub fn serve(connection: Connection, started: Instant) {
     if let Err(reason) = respond(connection, started, &mut head) {
         wait_for_the_request(connection, &mut head, started, READING);
         watchdog::claim_response();
-        send(connection, Verdict::Unknown(reason), &head);
+        send(connection, Verdict::Unknown(reason).into(), &head);
     }
     // A client that has sent nothing would only hold this process.
     if !head.is_empty() {
@@ -73,7 +74,8 @@ fn wait_for_the_request(connection: Connection, head: &mut Vec<u8>, started: Ins
 pub fn refuse(connection: Connection, why: &str) {
     let mut head = Vec::new();
     connection.read_what_is_there(&mut head);
-    send(connection, Verdict::Unknown(fault(Reason::S9sNotStarted, &why)), &head);
+    let verdict = Verdict::Unknown(fault(Reason::S9sNotStarted, &why));
+    send(connection, verdict.into(), &head);
 }
 
 /// # Errors
@@ -100,8 +102,8 @@ fn respond(connection: Connection, started: Instant, head: &mut Vec<u8>) -> Resu
     }
     watchdog::claim_response();
     // Last: after this look at the clock, nothing is done but to write.
-    let verdict = checked.verdict_before(deadline);
-    send(connection, verdict, head);
+    let answer = checked.answer_before(deadline);
+    send(connection, answer, head);
     // The response must not wait for the lock file's disk.
     checked.finish();
     Ok(())
@@ -110,7 +112,7 @@ fn respond(connection: Connection, started: Instant, head: &mut Vec<u8>) -> Resu
 /// Sends one fixed response for a check that is late, whatever the form of the request. Returns the exit status.
 fn respond_late(connection: Connection, step: &str) -> i32 {
     let verdict = Verdict::Unknown(Reason::Stuck);
-    send(connection, verdict, b"");
+    send(connection, verdict.into(), b"");
     match OPTIONS.get().map(Store::open) {
         Some(Ok(store)) => store.report(verdict, step),
         _ => drop(fault(Reason::Stuck, &step)),
@@ -119,8 +121,8 @@ fn respond_late(connection: Connection, step: &str) -> i32 {
     0
 }
 
-fn send(connection: Connection, verdict: Verdict, head: &[u8]) {
-    connection.send(&render(verdict, request::request(head), request::is_head(head)));
+fn send(connection: Connection, answer: Answer, head: &[u8]) {
+    connection.send(&render(&answer, request::request(head), request::is_head(head)));
 }
 
 /// Logs, for the operator, why there is no check.

@@ -14,6 +14,8 @@ pub enum Request {
     Role,
     /// HTTP, path `/health`: is this node's role known?
     Health,
+    /// HTTP, path `/metrics`: the verdict for Prometheus.
+    Metrics,
     /// A line for HAProxy's agent check.
     Agent,
 }
@@ -33,14 +35,21 @@ pub fn is_head(received: &[u8]) -> bool {
 }
 
 /// What `received` asks for. A request of no other kind asks for the role.
+///
+/// Metrics are always 200. They are for GET and HEAD of HTTP/1.1 alone: HAProxy's check asks with HTTP/1.0, so a check
+/// that has this path by mistake is told the role.
 pub fn request(received: &[u8]) -> Request {
     let head = from_request_line(received);
     if is_agent(head) {
         return Request::Agent;
     }
-    let target = first_line(head).split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    let mut words = first_line(head).split(|byte| *byte == b' ');
+    let (method, target, version) = (words.next(), words.next().unwrap_or_default(), words.next());
     match target.split(|byte| *byte == b'?').next() {
         Some(b"/health") => Request::Health,
+        Some(b"/metrics") if matches!(method, Some(b"GET" | b"HEAD")) && version == Some(b"HTTP/1.1") => {
+            Request::Metrics
+        }
         _ => Request::Role,
     }
 }
@@ -118,6 +127,12 @@ mod tests {
             (b"GET /healthy HTTP/1.1\r\n\r\n", Request::Role),
             (b"GET / HTTP/1.1\r\nX: /health\r\n\r\n", Request::Role),
             (b"GET /?/health HTTP/1.1\r\n\r\n", Request::Role),
+            (b"GET /metrics HTTP/1.1\r\n\r\n", Request::Metrics),
+            (b"HEAD /metrics?name[]=up HTTP/1.1\n\n", Request::Metrics),
+            (b"OPTIONS /metrics HTTP/1.1\r\n\r\n", Request::Role),
+            (b"GET /metrics HTTP/1.0\r\n\r\n", Request::Role),
+            (b"GET /metrics", Request::Role),
+            (b"GET /metrics/ HTTP/1.1\r\n\r\n", Request::Role),
             (b"Agent\n", Request::Role),
             (b"agent /health", Request::Health),
             (b"", Request::Role),

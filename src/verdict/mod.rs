@@ -4,6 +4,8 @@
 
 pub mod reason;
 
+use std::time::Duration;
+
 use reason::{Fault, Reason};
 
 /// What the list says of this node.
@@ -59,6 +61,38 @@ impl Verdict {
             _ => Reason::from_code(words.strip_prefix("unknown ")?).map(Verdict::Unknown),
         }
     }
+}
+
+/// What a client is told: a verdict, and for monitoring what is measured with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What is measured.
+    pub measured: Measured,
+}
+
+/// Where nothing is measured.
+impl From<Verdict> for Answer {
+    fn from(verdict: Verdict) -> Answer {
+        Answer {
+            verdict,
+            measured: Measured::default(),
+        }
+    }
+}
+
+/// What is known of the run of s9s behind a verdict. None where it is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// How long ago the run began: the verdict is as old as that.
+    pub age: Option<Duration>,
+    /// How long the run took, if s9s was started.
+    pub took: Option<Duration>,
+    /// How long a run may take, in a check that waits for no other check.
+    pub limit: Option<Duration>,
+    /// How long s9s is still not run. [`Duration::MAX`] stands for "while a process is there".
+    pub back_off: Option<Duration>,
 }
 
 /// What a check finds out: this node's role and its row as s9s printed it, without colour, or why the role is

@@ -442,18 +442,29 @@ pub fn request(received: &[u8]) {
     assert!(!is_complete(b""));
 }
 
-/// What the first line that is not empty asks for: `agent` alone, or a path before any query.
+/// What the first line that is not empty asks for: `agent` alone, or a path before any query, metrics
+/// only by GET and HEAD of HTTP/1.1.
 fn question(received: &[u8]) -> Request {
     let text: String = received.iter().map(|byte| char::from(*byte)).collect();
     let text = text.trim_start_matches(['\r', '\n']);
     let line = text.split_once('\n').map_or(text, |(line, _)| line);
     let line = line.strip_suffix('\r').unwrap_or(line);
     let rest = line.split_once(' ').map(|(_, rest)| rest);
-    let after_health = rest.and_then(|path| path.strip_prefix("/health"));
-    match after_health {
-        None if line == "agent" => Request::Agent,
-        Some(after) if after.is_empty() || after.starts_with([' ', '?']) => Request::Health,
-        _ => Request::Role,
+    let has_path = |path| {
+        let after = rest.and_then(|rest| rest.strip_prefix(path));
+        after.is_some_and(|after| after.is_empty() || after.starts_with([' ', '?']))
+    };
+    // What stands after the path, up to a blank.
+    let version = rest.and_then(|rest| rest.split(' ').nth(1));
+    let is_read = line.starts_with("GET ") || line.starts_with("HEAD ");
+    if line == "agent" {
+        Request::Agent
+    } else if has_path("/health") {
+        Request::Health
+    } else if has_path("/metrics") && is_read && version == Some("HTTP/1.1") {
+        Request::Metrics
+    } else {
+        Request::Role
     }
 }
 
@@ -478,8 +489,12 @@ pub fn entry(input: &[u8]) {
 /// The entry that a line says, if every number in it has its one spelling.
 fn written(line: &str) -> Option<Entry> {
     let words: Vec<&str> = line.split(' ').collect();
-    let ["cmonhachk6", key, from, spans, process, verdict @ ..] = words.as_slice() else {
+    let ["cmonhachk7", key, from, took, spans, process, verdict @ ..] = words.as_slice() else {
         return None;
+    };
+    let took = match *took {
+        "-" => None,
+        millis => Some(Duration::from_millis(decimal(millis)?)),
     };
     let [span, refused] = parts(spans)?;
     let [pid, started] = parts(process)?;
@@ -499,6 +514,7 @@ fn written(line: &str) -> Option<Entry> {
     Some(Entry {
         key: hexadecimal(key, 16)?,
         from: Instant(Duration::from_micros(decimal(from)?)),
+        took,
         back_off: BackOff {
             span: Duration::from_millis(decimal(span)?),
             refused: Duration::from_millis(decimal(refused)?),

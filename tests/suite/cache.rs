@@ -96,7 +96,7 @@ fn an_entry_is_believed_only_in_its_time_its_boot_and_its_key() {
             .encode(),
         ),
         ("another key", Entry { key: 0, ..valid() }.encode()),
-        ("another version", valid().encode().replace("cmonhachk6", "cmonhachk5")),
+        ("another version", valid().encode().replace("cmonhachk7", "cmonhachk6")),
         ("nonsense", "leader".to_string()),
     ] {
         put(&path, &text);
