@@ -64,7 +64,8 @@ fn time(name: &str, help: &str, span: Option<Duration>) -> String {
     let value = span.map(|span| match span {
         // Prometheus' word for a time without a known end.
         Duration::MAX => " +Inf".to_string(),
-        span => format!(" {:.3}", span.as_secs_f64()),
+        // Cut, not rounded: a cache entry keeps whole milliseconds.
+        span => format!(" {}.{:03}", span.as_secs(), span.subsec_millis()),
     });
     metric(name, help, value)
 }
@@ -98,7 +99,7 @@ mod tests {
         let answer = Answer {
             verdict: Verdict::Known(Role::Follower),
             measured: Measured {
-                age: Some(Duration::from_millis(412)),
+                age: Some(Duration::from_micros(1_012_999)),
                 took: Some(Duration::from_millis(87)),
                 limit: Some(Duration::from_millis(950)),
                 back_off: Some(Duration::ZERO),
@@ -111,7 +112,7 @@ mod tests {
                 "cmonhachk_state{state=\"follower\"} 1",
                 "cmonhachk_state{state=\"unknown\"} 0",
                 "cmonhachk_maintenance 0",
-                "cmonhachk_verdict_age_seconds 0.412",
+                "cmonhachk_verdict_age_seconds 1.012",
                 "cmonhachk_s9s_duration_seconds 0.087",
                 "cmonhachk_s9s_timeout_seconds 0.950",
                 "cmonhachk_backoff_seconds 0.000",

@@ -322,6 +322,8 @@ fn an_s9s_that_cannot_be_killed_is_not_run_again_while_it_is_there() {
         assert_eq!(node.get(&arguments), unknown("stuck"), "it is not run again");
     }
     assert_eq!(cluster.processes().len(), 1, "touch");
+    let scraped = node.ask(&arguments, b"GET /metrics HTTP/1.1\r\n\r\n");
+    assert!(scraped.contains("\ncmonhachk_backoff_seconds +Inf\n"), "{scraped}");
     let told = node.answer(&["--explain", "--timeout", "0.3"]);
     assert!(told.contains("  back-off: s9s is not run while process "), "{told}");
     cluster.folder.write("thaw", "");

@@ -25,6 +25,7 @@ mod limits;
 mod listener;
 mod lock;
 mod lock_file;
+mod metrics;
 mod node;
 mod packaged;
 mod packages;

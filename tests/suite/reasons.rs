@@ -142,6 +142,15 @@ fn each_reason_has_a_situation_and_is_told_to_each_kind_of_client() {
             _ => format!("#unknown {code}\n"),
         };
         is_told(reason, "agent\n", &line);
+        let scraped = told(reason, "GET /metrics HTTP/1.1\r\n\r\n");
+        let is_fixed = scraped == unknown(code);
+        let has_reason = scraped.contains(&format!("\ncmonhachk_reason{{reason=\"{code}\"}} 1\n"));
+        match reason {
+            Reason::Stuck | Reason::InternalError => assert!(is_fixed, "{scraped}"),
+            // On a busy machine, it may be stuck.
+            reason if uses_all_its_time(reason) => assert!(has_reason || scraped == unknown("stuck"), "{scraped}"),
+            _ => assert!(has_reason, "{scraped}"),
+        }
     };
     thread::scope(|scope| {
         for reason in Reason::ALL {
