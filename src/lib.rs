@@ -33,12 +33,13 @@
 //! | [`cluster`] | What does the list say of this node? |
 //! | [`options`] | What did the operator ask for? |
 //! | [`verdict`] | In which words is the result given? |
+//! | [`client`] | What does a check say to a program that asks it? |
 //! | [`os`] | What does the machine offer? |
 //!
-//! Two programs of their own ask a check as every client does: `src/leads.rs`, which keepalived runs and which uses
-//! nothing of these rooms, and `src/front`, which sets up HAProxy and keepalived and uses only [`os::text`].
+//! [`client`] is for two programs of their own, which ask a check as every client does: `src/leads.rs`, which keepalived
+//! runs, and `src/front`, which sets up HAProxy and keepalived. The check does not use it.
 //!
-//! [`os`] and [`verdict`] use nothing of ours. [`cluster`], [`net::request`], [`net::response`], [`verdict`],
+//! [`os`], [`client`] and [`verdict`] use nothing of ours. [`cluster`], [`net::request`], [`net::response`], [`verdict`],
 //! [`cache::entry`] and [`os::env_file`] are pure: they touch no clock, file or process. What they read is fuzzed with
 //! millions of inputs. [`cli`] uses [`net`] for `--listen` and for the response that it prints.
 //!
@@ -57,6 +58,7 @@
 pub mod cache;
 pub mod check;
 pub mod cli;
+pub mod client;
 pub mod cluster;
 pub mod net;
 pub mod options;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use cmonhachk::client::{http, state};
 use cmonhachk::os::text::clean;
 
-use crate::ask;
 use crate::failure::{Failure, Outcome, fail};
 use crate::host::{self, Run, within};
 use crate::options::memory;
@@ -56,7 +56,7 @@ fn fields(site: &Site) -> Vec<Field> {
     let servers = |what: &dyn Fn(usize) -> String| {
         let servers = site.nodes.iter().enumerate();
         let line = |(place, node): (usize, &IpAddr)| {
-            let socket = ask::at(*node, site.ui_port);
+            let socket = SocketAddr::new(*node, site.ui_port);
             format!("{} {socket} {}", server_name(place), what(place))
         };
         servers.map(line).collect()
@@ -302,7 +302,7 @@ type Row = BTreeMap<String, String>;
 
 /// The statistics of the HAProxy at this address.
 fn statistics(at: IpAddr, port: u16) -> Option<Vec<Row>> {
-    let answer = ask::get(ask::at(at, port), "/;csv", STATISTICS, MAX_STATISTICS).ok()?;
+    let answer = http::get(SocketAddr::new(at, port), "/;csv", STATISTICS, MAX_STATISTICS).ok()?;
     (answer.status() == Some(200)).then(|| rows(&answer.body))
 }
 
@@ -365,7 +365,7 @@ impl View {
     pub fn port(&self, ui_port: u16) -> u16 {
         match self.agent.contains("L7") {
             true => ui_port,
-            false => crate::nodes::CHECK,
+            false => state::PORT,
         }
     }
 }
@@ -382,7 +382,7 @@ pub fn is_ours(host: IpAddr, site: &Site) -> bool {
 
 /// What our header says there.
 fn mark(host: IpAddr, port: u16) -> Option<String> {
-    let answer = ask::head(ask::at(host, port), "/", Duration::from_secs(1)).ok()?;
+    let answer = http::head(SocketAddr::new(host, port), "/", Duration::from_secs(1)).ok()?;
     answer.header(HEADER).map(str::to_string)
 }
 

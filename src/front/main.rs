@@ -1,22 +1,21 @@
 //! cmonhachk-front: puts the ClusterControl UI of the leader at one address, and says what it has seen.
 //!
-//! It shares nothing with the check's way but [`cmonhachk::os::text`]. Imports go down this table.
+//! It shares nothing with the check's way but [`cmonhachk::os::text`]. It asks checks by [`cmonhachk::client`]. Imports go down this table.
 //!
 //! | room | question |
 //! |---|---|
 //! | [`set_up`], [`status`], [`remove`] | the three things that it does |
+//! | [`refusals`] | what keeps a front from being set up? |
 //! | [`users`] | do users reach the leader's UI? |
 //! | [`haproxy`], [`keepalived`] | the configuration and the service of each |
 //! | [`site`] | which nodes, which address, which way, seen from this host? |
 //! | [`network`] | addresses and routes of this host, and who has an address |
 //! | [`nodes`] | what does each node's check say? |
-//! | [`ask`] | one HTTP question, bounded in time and in bytes |
 //! | [`template`] | a configuration, filled in by names |
 //! | [`host`] | commands, files and services of this host, and what a run changes |
 //! | [`options`] | what did the operator ask for, now and the last time? |
 //! | [`failure`] | why it ends |
 
-mod ask;
 mod failure;
 mod haproxy;
 mod host;
@@ -24,6 +23,7 @@ mod keepalived;
 mod network;
 mod nodes;
 mod options;
+mod refusals;
 mod remove;
 mod set_up;
 mod site;

@@ -1,11 +1,12 @@
 //! Addresses and routes of this host, and who has an address.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::ask::{self, Silence};
+use cmonhachk::client::http::{self, Silence};
+use cmonhachk::client::state;
+
 use crate::host;
-use crate::nodes::CHECK;
 
 /// How long a host has to answer for an address.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -110,7 +111,7 @@ pub fn holder(address: IpAddr, nodes: &[IpAddr]) -> Holder {
     let text = address.to_string();
     // Only root can do this.
     let is_forgotten = host::run("ip", &["neighbour", "flush", "to", &text]).succeeded;
-    let answer = ask::connect(ask::at(address, CHECK), PATIENCE);
+    let answer = http::connect(SocketAddr::new(address, state::PORT), PATIENCE);
     let answers = matches!(answer, Ok(_) | Err(Silence::Refused));
     let Some((mac, state)) = neighbour(address) else {
         return Holder::Nobody;

@@ -4,12 +4,14 @@
 
 use std::net::IpAddr;
 
+use cmonhachk::client::state::{NoAnswer, State};
+
 use crate::failure::Outcome;
 use crate::haproxy::{self, View};
 use crate::host::{self, Run};
 use crate::keepalived;
 use crate::network::{self, Holder, NotAsked};
-use crate::nodes::{self, NoAnswer, State};
+use crate::nodes;
 use crate::options::Way;
 use crate::site::Site;
 use crate::users;

@@ -5,10 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
-use crate::ask::{self, Silence};
+use cmonhachk::client::http::{self, Silence};
+use cmonhachk::client::state::State;
+
 use crate::haproxy::{self, View};
 use crate::network::{self, Holder};
-use crate::nodes::State;
 use crate::options::Way;
 use crate::site::Site;
 
@@ -35,7 +36,7 @@ pub enum Reached {
 
 /// Goes where users go.
 pub fn go(site: &Site) -> Reached {
-    let door = ask::at(site.users_address(), site.users_port());
+    let door = SocketAddr::new(site.users_address(), site.users_port());
     match site.way {
         Way::Keepalived => match answers(door) {
             true => holder_of_vip(site),
@@ -96,7 +97,7 @@ fn more(site: &Site, before: &[u64], after: &[u64]) -> Reached {
 
 /// Whether a UI answers, by HTTP or by TLS.
 fn answers(door: SocketAddr) -> bool {
-    match ask::says_anything(door, PATIENCE) {
+    match http::says_anything(door, PATIENCE) {
         Ok(()) => true,
         // It may speak only TLS, and end a connection that does not.
         Err(Silence::Closed) => answers_tls(door),
@@ -105,7 +106,7 @@ fn answers(door: SocketAddr) -> bool {
 }
 
 fn answers_tls(door: SocketAddr) -> bool {
-    let Ok(mut stream) = ask::connect(door, PATIENCE) else {
+    let Ok(mut stream) = http::connect(door, PATIENCE) else {
         return false;
     };
     let asked = stream
@@ -154,7 +155,7 @@ fn closed_ui(site: &Site, leaders: &[IpAddr]) -> Option<String> {
     if site.has_haproxy() {
         return None;
     }
-    let is_closed = |leader: &&IpAddr| ask::connect(ask::at(**leader, site.ui_port), ACCEPT).is_err();
+    let is_closed = |leader: &&IpAddr| http::connect(SocketAddr::new(**leader, site.ui_port), ACCEPT).is_err();
     let leader = leaders.iter().find(is_closed)?;
     Some(format!(
         "{leader} leads, and its UI at port {} accepts no connection from this host",

@@ -190,7 +190,7 @@ fn a_check_that_finds_out_nothing_in_time_is_asked_again() {
 fn where_nothing_listens_it_asks_again_and_the_check_may_come() {
     let cluster = Cluster::new();
     let _ui = ui();
-    let why = unclear("no answer at port 9201 (nothing listens there)");
+    let why = unclear("no answer: nothing listens on port 9201");
     answers_within(Duration::from_millis(1500), &(Some(1), why));
 
     assert!(once_in_a_while(|| {
@@ -202,7 +202,7 @@ fn where_nothing_listens_it_asks_again_and_the_check_may_come() {
 #[test]
 fn a_port_that_says_nothing_keeps_it_for_less_than_keepalived_waits() {
     let _silent = listens_on(NODE, CHECK_PORT);
-    let why = unclear("no answer at port 9201 (none in time)");
+    let why = unclear("no answer: port 9201 accepts the connection and is silent; the host may be frozen");
     answers_within(TIMEOUT - Duration::from_millis(500), &(Some(1), why));
 }
 
@@ -215,7 +215,7 @@ fn a_port_that_says_little_by_little_keeps_it_no_longer() {
             }
         });
     });
-    let why = unclear("no answer at port 9201 (none in time)");
+    let why = unclear("no answer: another program has port 9201");
     answers_within(TIMEOUT - Duration::from_millis(500), &(Some(1), why));
 }
 
@@ -228,7 +228,7 @@ fn of_a_port_that_says_much_it_reads_4_kib() {
         let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\n{much}").as_bytes());
     });
     let _ui = ui();
-    let why = unclear("no answer at port 9201 (it is no response of cmonhachk)");
+    let why = unclear("no answer: another program has port 9201");
     assert_eq!(ask(NODE), (Some(1), why));
 }
 
@@ -239,7 +239,10 @@ fn another_program_at_the_port_is_no_leader() {
         let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
     });
     let _ui = ui();
-    assert_eq!(ask(NODE), (Some(1), unclear("another program has port 9201")));
+    assert_eq!(
+        ask(NODE),
+        (Some(1), unclear("no answer: another program has port 9201"))
+    );
 }
 
 #[test]

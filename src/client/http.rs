@@ -1,7 +1,7 @@
 //! One HTTP question, bounded in time and in bytes: a node that is broken or hostile costs neither.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// How much of a head is read, in bytes. Ours have some 300.
@@ -35,13 +35,7 @@ impl Answer {
     /// The answer in these bytes.
     pub fn of(bytes: &[u8]) -> Answer {
         let text = String::from_utf8_lossy(bytes);
-        let end = ["\r\n\r\n", "\n\n"]
-            .into_iter()
-            .filter_map(|end| Some((text.find(end)?, end.len())));
-        let (head, body) = match end.min() {
-            Some((at, length)) => (&text[..at], &text[at + length..]),
-            None => (&*text, ""),
-        };
+        let (head, body) = parts(&text).unwrap_or((&text, ""));
         let mut answer = Answer {
             head: head.lines().map(str::to_string).collect(),
             body: body.to_string(),
@@ -67,6 +61,14 @@ impl Answer {
     }
 }
 
+/// A head and what follows its blank line, if that has come.
+fn parts(text: &str) -> Option<(&str, &str)> {
+    let ends = ["\r\n\r\n", "\n\n"].into_iter();
+    let ends = ends.filter_map(|end| Some((text.find(end)?, end.len())));
+    let (at, length) = ends.min()?;
+    Some((&text[..at], &text[at + length..]))
+}
+
 /// What is in the chunks of a body, as far as they came. Each begins with a line that has its length, in hexadecimal
 /// (RFC 9112, 7.1).
 fn whole(chunks: &str) -> String {
@@ -85,28 +87,46 @@ fn whole(chunks: &str) -> String {
     text
 }
 
-/// Asks for `path`, and reads the head of the answer.
+/// Asks for the head of `path`. What has no whole head of 4 KiB at most is an empty answer.
+///
+/// # Errors
+/// Nothing comes.
 pub fn head(to: SocketAddr, path: &str, within: Duration) -> Result<Answer, Silence> {
-    get(to, path, within, MAX_HEAD)
+    let head = exchange(to, &format!("HEAD {path}"), within, MAX_HEAD)?;
+    let is_whole = parts(&String::from_utf8_lossy(&head)).is_some();
+    Ok(if is_whole { Answer::of(&head) } else { Answer::default() })
 }
 
 /// Asks for `path`, and reads at most `max` bytes of the answer.
+///
+/// # Errors
+/// Nothing comes.
 pub fn get(to: SocketAddr, path: &str, within: Duration, max: usize) -> Result<Answer, Silence> {
-    let deadline = Instant::now() + within;
-    let mut stream = connect(to, within)?;
-    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
-    // A connection that is closed at once shows it when it is read.
-    let _ = stream.write_all(request.as_bytes());
-    let answer = read(&mut stream, deadline, max)?;
+    let answer = exchange(to, &format!("GET {path}"), within, max)?;
     Ok(Answer::of(&answer))
 }
 
+fn exchange(to: SocketAddr, question: &str, within: Duration, max: usize) -> Result<Vec<u8>, Silence> {
+    let deadline = Instant::now() + within;
+    let mut stream = connect(to, within)?;
+    let request = format!("{question} HTTP/1.0\r\n\r\n");
+    // A connection that is closed at once shows it when it is read.
+    let _ = stream.write_all(request.as_bytes());
+    read(&mut stream, deadline, max)
+}
+
 /// Whether a server says anything to a client who begins to speak HTTP. One of TLS says that it is one of TLS.
+///
+/// # Errors
+/// Nothing comes.
 pub fn says_anything(to: SocketAddr, within: Duration) -> Result<(), Silence> {
     get(to, "/", within, 1).map(drop)
 }
 
 /// Opens a connection.
+///
+/// # Errors
+/// It is not accepted.
 pub fn connect(to: SocketAddr, within: Duration) -> Result<TcpStream, Silence> {
     TcpStream::connect_timeout(&to, within).map_err(|error| match error.kind() {
         ErrorKind::ConnectionRefused => Silence::Refused,
@@ -139,14 +159,46 @@ fn or(answer: Vec<u8>, silence: Silence) -> Result<Vec<u8>, Silence> {
     if answer.is_empty() { Err(silence) } else { Ok(answer) }
 }
 
-/// The address of a port.
-pub fn at(address: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(address, port)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
     use super::*;
+
+    /// What is in the head of an answer, if something sends this and closes the connection.
+    fn head_of(sent: impl Into<Vec<u8>>) -> Result<Answer, Silence> {
+        let sent = sent.into();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 19];
+            stream.read_exact(&mut request).unwrap();
+            assert_eq!(&request, b"HEAD / HTTP/1.0\r\n\r\n");
+            // The client may have heard enough.
+            let _ = stream.write_all(&sent);
+        });
+        let head = head(address, "/", Duration::from_secs(20));
+        server.join().unwrap();
+        head
+    }
+
+    #[test]
+    fn only_a_whole_head_of_4_kib_at_most_counts() {
+        assert_eq!(
+            head_of("HTTP/1.1 200 OK\r\na: b\r\n\r\n").unwrap().header("a"),
+            Some("b")
+        );
+        let longest = format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "b".repeat(MAX_HEAD - 24));
+        assert_eq!(longest.len(), MAX_HEAD);
+        assert_eq!(head_of(longest.as_str()).unwrap().status(), Some(200));
+
+        for cut in [format!("X{longest}"), "HTTP/1.1 200 OK\r\n".to_string()] {
+            assert_eq!(head_of(cut).unwrap().status(), None);
+        }
+        assert_eq!(head_of("").unwrap_err(), Silence::Closed);
+    }
 
     #[test]
     fn a_header_is_one_of_the_head() {
