@@ -220,6 +220,33 @@ a_reboot() {
     shows "all of this is allowed" only_denied
 }
 
+# gets_to LEADER: both lists say so, and the address gets there.
+gets_to() { both on "lead $1" && within 60 has_address "$1"; }
+comes_back_with_keepalived() {
+    on "$1" 'kills keepalived'
+    within 60 has_address "$(other "$1")" && on "$1" 'systemctl start keepalived' && within 60 has_address "$1"
+}
+
+# keepalived runs a program of ours, which asks the check and the UI. Node 2 leads, and without an answer, the address
+# would be on node 1.
+the_way_without_haproxy() {
+    shows "the way with HAProxy is removed" both on 'cmonhachk-front --remove'
+    shows "the leader has the address without HAProxy" on 2 "${front/ / --without-haproxy }"
+    shows "the follower gets the same front" on 1 "${front/ / --without-haproxy }"
+    shows "the address is on the leader" within 60 has_address 2
+    shows "--status finds all well" all_is_well
+    shows "the address follows the leadership" gets_to 1
+    shows "and comes back with it" gets_to 2
+    shows "keepalived is killed: the address moves, and comes back" comes_back_with_keepalived 2
+    shows "the program has the domain of keepalived's scripts" \
+        both on '[[ $(stat --format %C /usr/libexec/keepalived/cmonhachk-leads) = *:keepalived_unconfined_script_exec_t:s0 ]]'
+    shows "this way is removed" both on 'cmonhachk-front --remove'
+    shows "all of this is allowed" only_denied
+    shows "the way with HAProxy comes back to the first node" on 1 "$front"
+    shows "and to the second" on 2 "$front"
+    shows "users get to the leader" within 60 users_reach 2
+}
+
 moves_on_removal() { on "$1" 'cmonhachk-front --remove' && within 60 has_address "$(other "$1")" && within 60 users_reach "$2"; }
 is_gone() {
     local said
@@ -268,7 +295,7 @@ make_network
 for node in 1 2; do connect "$node" && boot "$node"; done
 for node in 1 2; do echo "node $node is up after $(answer "$node") s"; done
 echo "tried with $accelerator: $(tried)"
-for part in a_new_system without_semanage the_front failover another_port an_upgrade a_reboot a_removal from_a_former_version; do
+for part in a_new_system without_semanage the_front failover another_port an_upgrade a_reboot the_way_without_haproxy a_removal from_a_former_version; do
     say "${part//_/ }"
     "$part"
 done
