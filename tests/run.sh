@@ -7,7 +7,7 @@
 #
 # Those of each change:
 #     lint    formatting, clippy, the documentation, shellcheck; beside the build
-#     package a change has a new version (tests/changelog.sh), and lintian and rpmlint accept the packages
+#     package a change has a new version (deploy/release/changelog.sh), and lintian and rpmlint accept the packages
 #     suite   unit, property and end-to-end tests in parallel, and a short history
 #     alone   the tests that keep all processors busy or measure
 #     demo    deploy/demo.sh shows what it should
@@ -141,7 +141,7 @@ scripts() {
 
 package() {
     local said
-    tests/changelog.sh
+    deploy/release/changelog.sh
     [ "$(sed -n '/^target/p' target/log/packages)" = "$(printf '%s\n' target/dist/*.deb target/dist/*.rpm)" ] ||
         fail "deploy/package.sh does not say where the packages are: see target/log/packages"
     lintian --allow-root --fail-on error,warning target/dist/*.deb

@@ -20,6 +20,8 @@ const NEITHER: &[&str] = &[
     "deploy/demo.sh",
     "deploy/failover.svg",
     "deploy/package/rpmlint.toml",
+    "deploy/release",
+    "deploy/release.sh",
 ];
 
 /// The program under test: the one that `TESTED_BINARY` names, else that of deploy/build.sh. Cargo's own has
@@ -83,7 +85,7 @@ fn is_current(built: &Path, project: &Path, sources: &[&str]) -> Result<(), Stri
     for source in sources {
         collect(&project.join(source), &mut files);
     }
-    files.retain(|file| !NEITHER.iter().any(|other| file.ends_with(other)));
+    files.retain(|file| !NEITHER.iter().any(|other| file.starts_with(project.join(other))));
     match files.iter().find(|file| self::time(file).unwrap() > time) {
         Some(newer) => Err(format!("{} is older than {}", built.display(), newer.display())),
         None => Ok(()),

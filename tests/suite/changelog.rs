@@ -1,4 +1,4 @@
-//! No two builds that differ have the same version, once that version is given to users: `tests/changelog.sh`.
+//! No two builds that differ have the same version, once that version is given to users: `deploy/release/changelog.sh`.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -54,7 +54,7 @@ impl Project {
     }
 
     fn compare(&self) -> Output {
-        let script = project().join("tests/changelog.sh");
+        let script = project().join("deploy/release/changelog.sh");
         self.command("bash").arg(script).arg(".").output().unwrap()
     }
 

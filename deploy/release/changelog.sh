@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # Whether what is packaged has a version of its own: compares it with deploy/package/changelog and git's history.
 #
-#     tests/changelog.sh [FOLDER]      # of the project
+#     deploy/release/changelog.sh [FOLDER]      # of the project
 #
 # The first entry is UNRELEASED while work goes on. When it is "stable", its version has been given to users, and what
 # is packaged must stay as it is in the commit that says so.
 set -euo pipefail
 
-cd "${1:-$(dirname "$0")/..}"
+cd "${1:-$(dirname "$0")/../..}"
 
 changelog=deploy/package/changelog
 
 # What decides about the bytes of the packages.
 packaged=(Cargo.toml Cargo.lock LICENSE README.md src deploy
-    ':!src/decisions.md' ':!deploy/demo.sh' ':!deploy/failover.svg' ':!deploy/package/rpmlint.toml')
+    ':!src/decisions.md' ':!deploy/demo.sh' ':!deploy/failover.svg' ':!deploy/package/rpmlint.toml'
+    ':!deploy/release' ':!deploy/release.sh')
 
 say() { echo "changelog: $*" >&2; }
 fail() { say "$@" && exit 1; }
