@@ -56,7 +56,6 @@ look_at_folder() {
     [ -d "${folder%/*}/" ] || fail "there is no folder ${folder%/*}"
     [ ! -e "$folder" ] || [ -d "$folder" ] || fail "$folder is no folder"
     [ -z "$(ls -A "$folder" 2>/dev/null)" ] || fail "$folder is not empty: a release needs a new folder"
-    [[ $folder/ != $PWD/* ]] || git check-ignore --quiet "$folder" || fail "$folder is among the sources: a release needs a folder elsewhere"
 }
 
 look_at_key() {
@@ -91,6 +90,7 @@ look_at_checkout() {
     local top changed
     top=$(git rev-parse --show-toplevel 2>&1) || fail "git cannot say what the release is made from: $top"
     [ "$top" = "$PWD" ] || fail "$PWD is no checkout of its own, but a part of $top"
+    [[ $folder/ != $PWD/* ]] || git check-ignore --quiet "$folder" || fail "$folder is among the sources: a release needs a folder elsewhere"
     changed=$(git status --porcelain --untracked-files=all)
     [ -z "$changed" ] || fail "these files are not as in git; commit or remove them:
 $changed"

@@ -15,7 +15,8 @@
 #     nightly all of these, and what follows:
 #     bench   the benchmark in its short form
 #     twice   the packages are the same bytes when they are built again, elsewhere
-#     night   tests that take long and seldom fail where the suite does not: dnf, firewalld, Debian 11
+#     night   tests that take long and seldom fail where the suite does not: dnf, firewalld, Debian 11,
+#             and releases, from which booted systems install
 #     arm64   the arm64 package, on Debian's arm64 kernel under qemu
 #     long    the long forms, one after the other: some hours
 #     versions  the tests of HAProxy and keepalived with the versions of both that tests/versions.sh builds: half an
@@ -60,7 +61,8 @@ if [ "$(<$watches)" -lt 1024 ]; then echo 1024 >$watches || say "cannot raise $w
 provide curl:curl xinetd:xinetd genhash:keepalived arping:iputils-arping haproxy:haproxy shellcheck:shellcheck \
     unshare:util-linux mount:mount openssl:openssl ip:iproute2 socat:socat strace:strace systemd-analyze:systemd \
     ps:procps mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs \
-    fsfreeze:util-linux mandoc:mandoc man:man-db lintian:lintian rpmlint:rpmlint rpm:rpm pip3:python3-pip
+    fsfreeze:util-linux mandoc:mandoc man:man-db lintian:lintian rpmlint:rpmlint rpm:rpm pip3:python3-pip \
+    git:git gpg:gnupg gpgv:gpgv apt-ftparchive:apt-utils createrepo_c:createrepo-c
 # openbsd-inetd and xinetd cannot both be installed, so openbsd-inetd is only unpacked. These are the
 # libraries that it needs.
 inetd=target/tools/openbsd-inetd
@@ -166,7 +168,11 @@ suite() { tests suite -- --test-threads 8 --skip alone:: --skip nightly::; }
 
 alone() { tests alone --test suite -- --test-threads 1 alone::; }
 
-night() { tests night --test suite -- --test-threads 3 nightly::; }
+night() {
+    # That takes longer than a test may.
+    tests/release.sh
+    tests night --test suite -- --test-threads 3 nightly::
+}
 
 long() {
     export CMONHACHK_LONG=1

@@ -33,6 +33,7 @@ mod pauses;
 mod portable;
 mod properties;
 mod reasons;
+mod release;
 mod rights;
 mod rng;
 mod s9s;
