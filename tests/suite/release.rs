@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::built;
 use crate::cluster::{Folder, project};
+use crate::packages::commands;
 
 mod nightly;
 
@@ -80,6 +81,12 @@ impl Checkout {
 
     fn commit(&self) {
         self.shell("git add --all; git -c user.name=n -c user.email=n@localhost commit --quiet --message 'A change'");
+    }
+
+    fn next_version(&self) {
+        self.changelog("1.1.0", "stable");
+        self.shell("sed -i s/1.0.0/1.1.0/ Cargo.toml Cargo.lock");
+        self.commit();
     }
 
     fn new_key(&self, name: &str) {
@@ -361,9 +368,7 @@ fn the_former_releases_packages_are_in_the_next_one_if_they_are_as_they_were_sig
     let next = with("--former target/first target/new");
     checkout.is_refused(&next, "first has version 1.0.0 already");
 
-    checkout.changelog("1.1.0", "stable");
-    checkout.shell("sed -i s/1.0.0/1.1.0/ Cargo.toml Cargo.lock");
-    checkout.commit();
+    checkout.next_version();
     checkout.new_key("other@localhost");
     checkout.is_refused(
         &next.replace("signer", "other"),
@@ -391,6 +396,28 @@ fn the_former_releases_packages_are_in_the_next_one_if_they_are_as_they_were_sig
         );
     }
     assert!(!list.contains("amd64.deb"), "{list}");
+}
+
+#[test]
+fn the_documents_commands_make_a_release_and_the_next_one() {
+    let checkout = Checkout::new();
+    fs::create_dir(checkout.path("target/srv")).unwrap();
+    let run = |start: &str| {
+        let pasted = commands(start)
+            .replace("/srv/", "target/srv/")
+            .replace("HOST", "packages.localdomain");
+        // Nobody types a passphrase.
+        let pasted = pasted.replace("--quick", "--batch --passphrase '' --quick");
+        checkout.shell(&pasted.replace("0.5.0", "1.0.0").replace("0.6.0", "1.1.0"));
+        fs::read_link(checkout.path("target/srv/cmonhachk")).unwrap_or_default()
+    };
+    run("gpg --quick-generate-key");
+    // Within a list.
+    assert_eq!(run("   deploy/release.sh --key"), Path::new("cmonhachk-1.0.0"));
+    checkout.next_version();
+    assert_eq!(run("deploy/release.sh --key"), Path::new("cmonhachk-1.1.0"));
+    let all = files(&checkout.path("target/srv/cmonhachk-1.1.0"));
+    assert!(all.contains("cmonhachk_1.0.0_amd64.deb"), "{all}");
 }
 
 fn time(file: &Path) -> SystemTime {
