@@ -105,7 +105,7 @@ finish() {
 # Meanwhile, the roots of other Debians are made: that takes longer than a test may.
 build() {
     local both=()
-    if has suite; then start bookworm tests/root.sh bookworm; fi
+    if has suite night; then start bookworm tests/root.sh bookworm; fi
     if has suite long versions; then start trixie-front tests/root.sh trixie-front; fi
     if has night; then start trixie-rpm tests/root.sh trixie-rpm; fi
     if has night versions; then start bullseye-front tests/root.sh bullseye-front; fi

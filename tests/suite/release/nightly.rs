@@ -200,6 +200,11 @@ fn apt_installs_upgrades_and_refuses_what_was_changed_on_debian_12() {
 }
 
 #[test]
+fn apt_installs_upgrades_and_refuses_what_was_changed_on_debian_11() {
+    apt_installs_upgrades_and_refuses_what_was_changed("bullseye", &of_readme(), &release("next"), "BADSIG");
+}
+
+#[test]
 fn apt_installs_upgrades_and_refuses_what_was_changed_on_debian_13() {
     apt_installs_upgrades_and_refuses_what_was_changed(
         "trixie",
