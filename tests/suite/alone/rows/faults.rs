@@ -215,6 +215,9 @@ fn nobody_leads(scene: &Scene<'_>) -> Option<Instant> {
     Some(at)
 }
 
+/// keepalived asks each second, and a question that is unclear takes 1.1 s more.
+const ASKS_AGAIN: Duration = Duration::from_millis(2500);
+
 /// Undoes all faults, and makes this node the leader.
 pub fn mend(site: &Site, leader: &Node) {
     for node in &site.nodes {
@@ -223,6 +226,12 @@ pub fn mend(site: &Site, leader: &Node) {
         node.starts_ui();
         node.behaves("list");
         node.hears(leader.name);
+    }
+    // Without HAProxy, a node that was cut off as the leader would take the address back, until keepalived has asked.
+    if !site.has_haproxy() {
+        thread::sleep(ASKS_AGAIN);
+    }
+    for node in &site.nodes {
         site.network.ip(&format!("link set {} up", node.name));
         node.run("systemctl start cmonhachk-front keepalived");
     }
