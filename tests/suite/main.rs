@@ -26,6 +26,7 @@ mod listener;
 mod lock;
 mod lock_file;
 mod metrics;
+mod monitoring;
 mod node;
 mod packaged;
 mod packages;

@@ -1,0 +1,340 @@
+//! The real Prometheus watches three booted nodes by the example, and each alert fires.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use regex::Regex;
+
+use super::rules;
+use crate::cluster::{Daemon, Folder, project, wait_until};
+use crate::front::site::{Node, SITE, Site, VIRTUAL, inside};
+use crate::packages::commands;
+use crate::versions::Versions;
+
+/// How often it scrapes. A check may take as long as that.
+const INTERVAL: &str = "1s";
+/// How long an alert waits. Longer than a move takes, and the scrape after it.
+const FOR: &str = "for: 4s";
+
+const URL: &str = "http://127.0.0.1:9090";
+
+/// A Prometheus on the client's host.
+struct Prometheus<'a> {
+    process: Daemon,
+    site: &'a Site,
+    folder: Folder,
+}
+
+impl<'a> Prometheus<'a> {
+    /// Starts it with the example, with shorter times and without these jobs.
+    fn start(site: &'a Site, without: &[&str]) -> Prometheus<'a> {
+        let folder = Folder::new();
+        folder.write("cmonhachk.rules.yml", shortened(&rules()));
+        let configuration = folder.write("prometheus.yml", example(without));
+        let process = site.network.daemon(&format!(
+            "prometheus --config.file={} --storage.tsdb.path={} --web.listen-address=127.0.0.1:9090 --log.level=warn",
+            configuration.display(),
+            folder.join("data").display(),
+        ));
+        let prometheus = Prometheus { process, site, folder };
+        wait_until("Prometheus has scraped", || prometheus.query("sum(up)").contains("=> "));
+        prometheus
+    }
+
+    /// What a program prints that runs on the same host.
+    fn client(&self, program: &str, arguments: &[&str]) -> String {
+        inside(&self.site.network.file(), || {
+            let output = Command::new(program).args(arguments).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        })
+    }
+
+    /// The value of an expression now, as promtool prints it.
+    fn query(&self, expression: &str) -> String {
+        // It is asked again and again, and takes processor time.
+        thread::sleep(Duration::from_millis(200));
+        self.client("promtool", &["query", "instant", URL, expression])
+    }
+
+    /// The names of the alerts in the series of this expression, without what all begin with.
+    fn names(&self, expression: &str) -> BTreeSet<String> {
+        let by_name = format!("count by (alertname) ({expression})");
+        let said = self.query(&by_name);
+        let name = Regex::new("alertname=\"ClusterControl(\\w+)\"").unwrap();
+        name.captures_iter(&said).map(|found| found[1].to_string()).collect()
+    }
+
+    /// These alerts fire, and no others.
+    fn fires(&self, names: &[&str]) {
+        let names: BTreeSet<String> = names.iter().map(ToString::to_string).collect();
+        let mut last = BTreeSet::new();
+        let start = Instant::now();
+        wait_until(&format!("{names:?} fire"), || {
+            let now = self.names(r#"ALERTS{alertstate="firing"}"#);
+            if now != last {
+                eprintln!("{:.1?}: {now:?} of {names:?}", start.elapsed());
+                last.clone_from(&now);
+            }
+            now == names
+        });
+    }
+
+    /// The leadership moves to this node, and no alert fires then, nor has one since the start.
+    fn is_quiet_when_it_moves(&self, leader: &str) {
+        leads(self.site, leader);
+        let instance = format!("{}:9201", leader.replace("node", "10.0.0.10"));
+        let selector = format!(r#"{{job="cmonhachk", instance="{instance}", state="leader"}}"#);
+        // Longer than an alert waits.
+        let has_led = format!("min_over_time(cmonhachk_state{selector}[6s])");
+        wait_until("the new leader was seen to lead for a while", || {
+            self.query(&has_led).contains("=> 1 ")
+        });
+        let ever = r#"count_over_time(ALERTS{alertstate="firing"}[1h])"#;
+        assert_eq!(self.names(ever), BTreeSet::new());
+    }
+
+    /// What is told with the alerts.
+    fn annotations(&self) -> String {
+        self.client("curl", &["--silent", &format!("{URL}/api/v1/alerts")])
+    }
+
+    /// It reads another configuration.
+    fn reads(&self, configuration: &str) {
+        self.folder.write("prometheus.yml", configuration);
+        self.process.signal(Signal::SIGHUP);
+    }
+}
+
+/// The deployed example, with a short interval and without these jobs.
+fn example(without: &[&str]) -> String {
+    let text = fs::read_to_string(project().join("deploy/monitoring/prometheus.yml")).unwrap();
+    assert!(text.contains("interval: 15s\n"));
+    let text = text.replace("interval: 15s\n", &format!("interval: {INTERVAL}\n"));
+    let is_left_out = |part: &str| without.iter().any(|job| part.contains(&format!("job_name: {job}\n")));
+    let parts: Vec<&str> = text.split("\n\n").filter(|part| !is_left_out(part)).collect();
+    assert_eq!(parts.len() + without.len(), text.split("\n\n").count());
+    parts.join("\n\n")
+}
+
+fn shortened(rules: &str) -> String {
+    let wait = Regex::new("(?m)for: [0-9]+[smh]$").unwrap();
+    assert_eq!(wait.find_iter(rules).count(), super::alerts(rules).len());
+    wait.replace_all(rules, FOR).into_owned()
+}
+
+/// What fires after something has happened, and what ends it.
+struct Case {
+    alerts: &'static [&'static str],
+    cause: fn(&Site),
+    cure: fn(&Site),
+}
+
+fn try_each(prometheus: &Prometheus<'_>, cases: &[Case]) {
+    for case in cases {
+        (case.cause)(prometheus.site);
+        prometheus.fires(case.alerts);
+        (case.cure)(prometheus.site);
+        prometheus.fires(&[]);
+    }
+}
+
+fn leads(site: &Site, leader: &str) {
+    for node in &site.nodes {
+        node.hears(leader);
+    }
+}
+
+/// Runs a command on each node.
+fn on_each(site: &Site, command: &str) {
+    for node in &site.nodes {
+        node.run(command);
+    }
+}
+
+fn third(site: &Site) -> &Node {
+    &site.nodes[2]
+}
+
+/// What does not depend on the way.
+const OF_THE_NODES: &[Case] = &[
+    Case {
+        alerts: &["NoLeader"],
+        cause: |site| leads(site, "nobody"),
+        cure: |site| leads(site, "node2"),
+    },
+    Case {
+        alerts: &["SeveralLeaders"],
+        cause: |site| third(site).hears("node3"),
+        cure: |site| third(site).hears("node2"),
+    },
+    Case {
+        alerts: &["RoleUnknown"],
+        cause: |site| third(site).behaves("no-home"),
+        cure: |site| third(site).behaves("list"),
+    },
+    Case {
+        alerts: &["BackOff", "RoleUnknown"],
+        cause: |site| third(site).behaves("wrong-password"),
+        cure: |site| {
+            third(site).behaves("list");
+            third(site).run("touch /var/lib/cmonhachk/.s9s/s9s.conf");
+        },
+    },
+    Case {
+        alerts: &["CheckDown"],
+        cause: |site| {
+            third(site).run("systemctl stop cmonhachk.socket cmonhachk.service");
+        },
+        cure: |site| {
+            third(site).run("systemctl start cmonhachk.socket");
+        },
+    },
+    Case {
+        alerts: &["AddressDown", "CheckDown", "NoLeader"],
+        cause: |site| on_each(site, "systemctl stop cmonhachk.socket cmonhachk.service"),
+        cure: |site| on_each(site, "systemctl start cmonhachk.socket"),
+    },
+    Case {
+        alerts: &["MaintenanceForgotten"],
+        cause: |site| {
+            third(site).run("echo new disks >/run/cmonhachk.maintenance");
+        },
+        cure: |site| {
+            third(site).run("rm /run/cmonhachk.maintenance");
+        },
+    },
+    Case {
+        alerts: &["AddressDown"],
+        cause: |site| on_each(site, "systemctl stop keepalived"),
+        cure: |site| on_each(site, "systemctl start keepalived"),
+    },
+];
+
+const WITH_HAPROXY: &[Case] = &[
+    Case {
+        alerts: &["FrontDown"],
+        cause: |site| {
+            third(site).run("systemctl stop cmonhachk-front");
+        },
+        cure: |site| {
+            third(site).run("systemctl start cmonhachk-front");
+        },
+    },
+    Case {
+        alerts: &["AddressDown", "FrontDown", "NoFront"],
+        cause: |site| on_each(site, "systemctl stop cmonhachk-front"),
+        cure: |site| on_each(site, "systemctl start cmonhachk-front"),
+    },
+    Case {
+        alerts: &["FrontWithoutLeader"],
+        cause: |site| site.nodes[1].stops_ui(),
+        cure: |site| site.nodes[1].starts_ui(),
+    },
+    // The leader's machine stands still.
+    Case {
+        alerts: &["CheckDown", "FrontDown", "NoLeader"],
+        cause: |site| {
+            site.puts_address_on("node1");
+            site.nodes[1].freeze(true);
+        },
+        cure: |site| site.nodes[1].freeze(false),
+    },
+];
+
+const WITHOUT_HAPROXY: &[Case] = &[
+    // The address goes to a node whose UI answers.
+    Case {
+        alerts: &["AddressElsewhere"],
+        cause: |site| site.nodes[1].stops_ui(),
+        cure: |site| site.nodes[1].starts_ui(),
+    },
+];
+
+#[test]
+fn with_haproxy_each_alert_fires_and_none_at_a_move() {
+    let site = Site::boot(&Versions::usual());
+    site.succeeds(&format!("--stats-from 10.0.0.200 {SITE}"));
+    site.puts_address_on("node1");
+    let prometheus = Prometheus::start(&site, &[]);
+    for leader in ["node3", "node2"] {
+        prometheus.is_quiet_when_it_moves(leader);
+    }
+    try_each(&prometheus, OF_THE_NODES);
+    try_each(&prometheus, WITH_HAPROXY);
+    an_alert_has_the_reason(&prometheus);
+    a_slow_s9s_alerts(&prometheus);
+    a_configuration_without_the_nodes_alerts(&prometheus);
+}
+
+#[test]
+fn without_haproxy_each_alert_fires_and_none_at_a_move() {
+    let site = Site::without_haproxy(&Versions::usual());
+    wait_until("the address is on the leader", || site.holders(VIRTUAL) == ["node2"]);
+    let prometheus = Prometheus::start(&site, &["cmonhachk-front"]);
+    for leader in ["node3", "node2"] {
+        prometheus.is_quiet_when_it_moves(leader);
+    }
+    try_each(&prometheus, OF_THE_NODES);
+    try_each(&prometheus, WITHOUT_HAPROXY);
+}
+
+fn an_alert_has_the_reason(prometheus: &Prometheus<'_>) {
+    let node = third(prometheus.site);
+    node.behaves("no-home");
+    prometheus.fires(&["RoleUnknown"]);
+    let told = prometheus.annotations();
+    assert!(
+        told.contains("10.0.0.103:9201 does not know its role: s9s-no-user"),
+        "{told}"
+    );
+    node.behaves("list");
+    prometheus.fires(&[]);
+}
+
+/// With the program's own time limit: the other steps have a longer one.
+fn a_slow_s9s_alerts(prometheus: &Prometheus<'_>) {
+    let node = third(prometheus.site);
+    let file = "/etc/systemd/system/cmonhachk.service.d/slow.conf";
+    let restart = "systemctl daemon-reload; systemctl restart cmonhachk.service";
+    node.run(&format!(
+        "printf '[Service]\\nEnvironment=CMONHACHK_TIMEOUT=1.5\\n' >{file}; {restart}"
+    ));
+    node.behaves("slow 0.8");
+    prometheus.fires(&["S9sSlow"]);
+    node.behaves("list");
+    prometheus.fires(&[]);
+    node.run(&format!("rm {file}; {restart}"));
+}
+
+fn a_configuration_without_the_nodes_alerts(prometheus: &Prometheus<'_>) {
+    let renamed = example(&[]).replace("job_name: cmonhachk\n", "job_name: another\n");
+    prometheus.reads(&renamed);
+    prometheus.fires(&["NotScraped"]);
+    prometheus.reads(&example(&[]));
+    prometheus.fires(&[]);
+}
+
+/// Debian's Prometheus, which runs on a node here, with the two files as the package has them.
+#[test]
+fn the_packaged_files_are_taken_into_debians_prometheus_as_the_manual_says() {
+    let site = Site::boot(&Versions::usual());
+    let node = &site.nodes[0];
+    node.run("systemctl start prometheus");
+    let ask = |path: &str| node.run(&format!("curl --silent --max-time 5 {URL}/{path}"));
+    wait_until("it runs", || ask("-/ready").contains("Ready"));
+    node.run("cp /usr/share/doc/cmonhachk/examples/prometheus.yml /etc/prometheus");
+    let take = commands("install -m 644 cmonhachk.rules.yml");
+    let done = node
+        .systemd
+        .output(&format!("set -e; cd /usr/share/doc/cmonhachk/examples\n{take}"));
+    assert!(done.status.success(), "{done:?}");
+    wait_until("it has the alerts and scrapes each node", || {
+        let rules = ask("api/v1/rules");
+        super::alerts(&super::rules()).iter().all(|alert| rules.contains(alert))
+            && ask("api/v1/query?query=count(cmonhachk_build_info%7Bjob=%22cmonhachk%22%7D)").contains("\"3\"]")
+    });
+}
