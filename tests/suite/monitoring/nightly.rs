@@ -93,8 +93,11 @@ impl<'a> Prometheus<'a> {
         wait_until("the new leader was seen to lead for a while", || {
             self.query(&has_led).contains("=> 1 ")
         });
-        let ever = r#"count_over_time(ALERTS{alertstate="firing"}[1h])"#;
-        assert_eq!(self.names(ever), BTreeSet::new());
+        assert_eq!(self.ever_fired(), BTreeSet::new());
+    }
+
+    fn ever_fired(&self) -> BTreeSet<String> {
+        self.names(r#"count_over_time(ALERTS{alertstate="firing"}[1h])"#)
     }
 
     /// What is told with the alerts.
@@ -268,6 +271,12 @@ fn with_haproxy_each_alert_fires_and_none_at_a_move() {
     an_alert_has_the_reason(&prometheus);
     a_slow_s9s_alerts(&prometheus);
     a_configuration_without_the_nodes_alerts(&prometheus);
+    let mut fired = prometheus.ever_fired();
+    // The other way's.
+    fired.insert("AddressElsewhere".to_string());
+    let rules = rules();
+    let all = super::alerts(&rules).into_iter();
+    assert_eq!(fired, all.map(|name| name.replace("ClusterControl", "")).collect());
 }
 
 #[test]
