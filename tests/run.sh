@@ -61,7 +61,7 @@ if [ "$(<$watches)" -lt 1024 ]; then echo 1024 >$watches || say "cannot raise $w
 provide curl:curl xinetd:xinetd genhash:keepalived arping:iputils-arping haproxy:haproxy shellcheck:shellcheck \
     unshare:util-linux mount:mount openssl:openssl ip:iproute2 socat:socat strace:strace systemd-analyze:systemd \
     ps:procps mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs \
-    fsfreeze:util-linux mandoc:mandoc man:man-db lintian:lintian rpmlint:rpmlint rpm:rpm pip3:python3-pip \
+    fsfreeze:util-linux promtool:prometheus mandoc:mandoc man:man-db lintian:lintian rpmlint:rpmlint rpm:rpm pip3:python3-pip \
     git:git gpg:gnupg gpgv:gpgv apt-ftparchive:apt-utils createrepo_c:createrepo-c
 # openbsd-inetd and xinetd cannot both be installed, so openbsd-inetd is only unpacked. These are the
 # libraries that it needs.
