@@ -29,10 +29,14 @@ struct Prometheus<'a> {
 }
 
 impl<'a> Prometheus<'a> {
-    /// Starts it with this configuration, and the rules with shorter times.
+    /// Starts it with this configuration, and the alerts with shorter times.
     fn start(site: &'a Site, configuration: &str) -> Prometheus<'a> {
+        Prometheus::start_with(site, configuration, &shortened(&rules()))
+    }
+
+    fn start_with(site: &'a Site, configuration: &str, rules: &str) -> Prometheus<'a> {
         let folder = Folder::new();
-        folder.write("cmonhachk.rules.yml", shortened(&rules()));
+        folder.write("cmonhachk.rules.yml", rules);
         let configuration = folder.write("prometheus.yml", configuration);
         let process = site.network.daemon(&format!(
             "prometheus --config.file={} --storage.tsdb.path={} --web.listen-address=127.0.0.1:9090 --log.level=warn",
@@ -112,9 +116,13 @@ impl<'a> Prometheus<'a> {
     }
 }
 
+fn deployed() -> String {
+    fs::read_to_string(project().join("deploy/monitoring/prometheus.yml")).unwrap()
+}
+
 /// The deployed example, with a short interval and without these jobs.
 fn example(without: &[&str]) -> String {
-    let text = fs::read_to_string(project().join("deploy/monitoring/prometheus.yml")).unwrap();
+    let text = deployed();
     assert!(text.contains("interval: 15s\n"));
     let text = text.replace("interval: 15s\n", &format!("interval: {INTERVAL}\n"));
     let is_left_out = |part: &str| without.iter().any(|job| part.contains(&format!("job_name: {job}\n")));
@@ -324,6 +332,34 @@ fn a_slow_s9s_alerts(prometheus: &Prometheus<'_>) {
 fn a_configuration_without_the_nodes_alerts(site: &Site) {
     let renamed = example(&[]).replace("job_name: cmonhachk\n", "job_name: another\n");
     Prometheus::start(site, &renamed).fires(&["NotScraped"]);
+}
+
+/// With the files as they are: the leader's machine has the address, too, and cmon needs its time to elect another.
+#[test]
+fn a_failover_alerts_nobody() {
+    const ELECTION: Duration = Duration::from_millis(7500);
+    const LONGEST_OF_THE_CRITICAL: Duration = Duration::from_secs(60);
+    const INTERVAL: Duration = Duration::from_secs(15);
+    let site = Site::boot(&Versions::usual());
+    site.succeeds(&format!("--stats-from 10.0.0.200 {SITE}"));
+    site.puts_address_on("node2");
+    let prometheus = Prometheus::start_with(&site, &deployed(), &rules());
+    wait_until("all is scraped", || prometheus.query("sum(up)").contains("=> 7 "));
+
+    site.nodes[1].freeze(true);
+    thread::sleep(ELECTION);
+    for number in [0, 2] {
+        site.nodes[number].hears("node1");
+    }
+    let start = Instant::now();
+    while start.elapsed() < LONGEST_OF_THE_CRITICAL + 2 * INTERVAL {
+        assert_eq!(prometheus.ever_fired(), BTreeSet::new());
+    }
+    let noticed = prometheus.names(r#"count_over_time(ALERTS{alertstate="pending"}[5m])"#);
+    eprintln!("pending: {noticed:?}");
+    assert!(noticed.contains("CheckDown"), "{noticed:?}");
+    assert_eq!(site.user_gets(VIRTUAL).as_deref(), Some("node1"));
+    site.nodes[1].freeze(false);
 }
 
 /// Debian's Prometheus, which runs on a node here, with the two files as the package has them.
