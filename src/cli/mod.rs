@@ -19,7 +19,7 @@ use crate::os::watchdog;
 use crate::verdict::reason::Reason;
 use crate::verdict::{Role, Verdict};
 use explain::{conclude, explain};
-use print::{print, refuse};
+use print::{never_wait_for_a_reader, print, refuse};
 
 /// Makes the check and prints the response, or with `--explain` the way to it. With `--listen`, serves clients
 /// instead. The status of a check is 0 for the leader, 1 for a follower, 2 for an unknown state.
@@ -39,6 +39,7 @@ pub fn command_line(started: Instant) -> ExitCode {
 }
 
 fn listen(address: SocketAddr) -> ExitCode {
+    never_wait_for_a_reader();
     let socket = || {
         let socket = listener::open(address)?;
         // With port 0, the system has chosen one.

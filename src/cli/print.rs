@@ -1,7 +1,32 @@
 //! What goes to standard output and standard error.
 
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
+
+use nix::libc::{O_NOCTTY, O_NONBLOCK};
+use nix::unistd::{dup2_stderr, dup2_stdout};
+
+/// Opens standard output and standard error once more, so that no write waits for their reader: a line that has no
+/// room is lost. Other programs have the inherited ones, too, so the flags of these must stay.
+///
+/// A socket, or what belongs to another user, cannot be opened again and stays as it is.
+pub(super) fn never_wait_for_a_reader() {
+    if let Ok(output) = open_again(1) {
+        let _ = dup2_stdout(output);
+    }
+    if let Ok(error) = open_again(2) {
+        let _ = dup2_stderr(error);
+    }
+}
+
+fn open_again(descriptor: u8) -> io::Result<File> {
+    // Both may be the same file: each line is appended.
+    let mut how = OpenOptions::new();
+    how.append(true).custom_flags(O_NONBLOCK | O_NOCTTY);
+    how.open(format!("/proc/self/fd/{descriptor}"))
+}
 
 /// Prints the text. A reader that closes the output early still gets the status.
 pub(super) fn print(text: &[u8]) {

@@ -51,7 +51,8 @@ fn line(priority: u8, text: &str) {
 }
 
 /// If nobody reads standard error, the line is lost. A pipe that can be written takes a whole line: poll(2) says so
-/// only where there is room for PIPE_BUF, 4,096 bytes.
+/// only where there is room for PIPE_BUF, 4,096 bytes. A terminal does with less, and so does a pipe when others write
+/// at the same moment, so a listener that opens its own socket also has a standard error that never waits.
 fn to_standard_error(line: &str) {
     let error = io::stderr();
     let mut ready = [PollFd::new(error.as_fd(), PollFlags::POLLOUT)];

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{self, Backlog};
 use nix::unistd::Pid;
@@ -17,7 +18,7 @@ use crate::cluster::{
     once_in_a_while, parent, processes, receive, starting, unknown, wait_until, with_own_fault,
 };
 use crate::late::with_disk;
-use crate::syslog::{Log, logging};
+use crate::syslog::{Log, logging, with_log};
 
 /// A listener to which a super-server has lent its socket.
 pub struct Lent {
@@ -86,7 +87,8 @@ impl Lent {
     }
 }
 
-fn children(of: u32) -> Vec<u32> {
+/// The processes that this one has started, and which live.
+pub fn children(of: u32) -> Vec<u32> {
     processes().filter(|pid| parent(*pid) == Some(of)).collect()
 }
 
@@ -466,8 +468,8 @@ fn checks_that_wait_for_a_dead_disk_keep_no_other_from_its_answer() {
 }
 
 /// Ends the listener under strace, which would wait for it.
-fn end_of_the_traced(lent: &Lent) {
-    for listener in lent.checks() {
+fn end_of_the_traced(strace: u32) {
+    for listener in children(strace) {
         kill(Pid::from_raw(listener.cast_signed()), Signal::SIGTERM).unwrap();
     }
 }
@@ -483,7 +485,7 @@ fn without_room_for_a_process_the_client_is_told_so_and_the_next_one_is_served()
         assert_eq!(lent.get(), unknown("s9s-not-started"));
     }
     assert_eq!(lent.get(), LEADER);
-    end_of_the_traced(&lent);
+    end_of_the_traced(lent.pid());
 }
 
 #[test]
@@ -494,7 +496,7 @@ fn without_room_for_a_descriptor_the_client_waits() {
         &cluster.leader().command(),
     ));
     assert_eq!(lent.get(), LEADER);
-    end_of_the_traced(&lent);
+    end_of_the_traced(lent.pid());
 }
 
 /// How often the process has waited for something.
@@ -692,7 +694,13 @@ fn a_reader_of_standard_error_that_stalls_holds_nobody_up() {
     error.write_all(&[b'x'; 65536]).unwrap();
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9201);
     let mut command = logging(&cluster.leader(), &["--listen", "0.0.0.0:9201", "--max-age", "60"]);
-    let listener = Daemon(command.stderr(error).stdout(Stdio::null()).spawn().unwrap());
+    let listener = Daemon(
+        command
+            .stdout(error.try_clone().unwrap())
+            .stderr(error)
+            .spawn()
+            .unwrap(),
+    );
     wait_until("the port is served", || TcpStream::connect(address).is_ok());
     // The first one logs a change.
     for _ in 0..3 {
@@ -709,6 +717,30 @@ fn a_reader_of_standard_error_that_stalls_holds_nobody_up() {
     let mut modest = ask(address, GET);
     cluster.open_gate();
     assert_eq!(receive(&mut modest), LEADER);
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_holds_nobody_up() {
+    let cluster = Cluster::new();
+    // There is no log daemon any more.
+    drop(Log::open(&cluster));
+    fs::remove_file(cluster.folder.join("log")).unwrap();
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9201);
+    let mut listener = cluster.leader().command();
+    listener.args(["--listen", "0.0.0.0:9201"]);
+    // The listener itself refuses each connection, and logs that.
+    let mut command = with_log(&cluster, with_own_fault("fork,clone,clone3:error=EAGAIN", &listener));
+    let terminal = openpty(None, None).unwrap();
+    command
+        .stdout(terminal.slave.try_clone().unwrap())
+        .stderr(terminal.slave);
+    let traced = Daemon(command.spawn().unwrap());
+    wait_until("the port is served", || TcpStream::connect(address).is_ok());
+    // The lines of half of them have room.
+    for _ in 0..400 {
+        assert_eq!(receive(&mut ask(address, GET)), unknown("s9s-not-started"));
+    }
+    end_of_the_traced(traced.0.id());
 }
 
 #[test]
