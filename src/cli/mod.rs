@@ -8,6 +8,7 @@ mod print;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::check::find_out;
 use crate::net::listener;
@@ -21,6 +22,9 @@ use crate::verdict::{Role, Verdict};
 use explain::{conclude, explain};
 use print::{never_wait_for_a_reader, print, refuse};
 
+/// How much longer than its timeout a check may take: the watchdog's response, and the client's last bytes.
+const AFTER_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Makes the check and prints the response, or with `--explain` the way to it. With `--listen`, serves clients
 /// instead. The status of a check is 0 for the leader, 1 for a follower, 2 for an unknown state.
 pub fn command_line(started: Instant) -> ExitCode {
@@ -33,12 +37,12 @@ pub fn command_line(started: Instant) -> ExitCode {
         },
     };
     match options.listen {
-        Some(address) => listen(address),
+        Some(address) => listen(address, options.timeout + AFTER_TIMEOUT),
         None => check_once(&options, started),
     }
 }
 
-fn listen(address: SocketAddr) -> ExitCode {
+fn listen(address: SocketAddr, last_wait: Duration) -> ExitCode {
     never_wait_for_a_reader();
     let socket = || {
         let socket = listener::open(address)?;
@@ -47,7 +51,7 @@ fn listen(address: SocketAddr) -> ExitCode {
         print(format!("cmonhachk {} listens on {address}\n", env!("CARGO_PKG_VERSION")).as_bytes());
         Ok(socket)
     };
-    listener::serve_all(socket).unwrap_or_else(|error| {
+    listener::serve_all(last_wait, socket).unwrap_or_else(|error| {
         refuse(&format!(
             "cannot listen on {address}: {error}. `ss -ltnp` shows which program has a port, `ip address` the addresses"
         ))

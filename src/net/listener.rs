@@ -41,7 +41,8 @@ const COMPLAINT: Duration = Duration::from_secs(60);
 /// Serves the connections that come to standard input, a socket that a super-server lends.
 pub fn serve_stdin() -> ExitCode {
     let socket = || Ok(io::stdin().as_fd().try_clone_to_owned()?.into());
-    serve_all(socket).unwrap_or_else(|error| {
+    // Its checks go on without it, and the next listener should serve the queue at once.
+    serve_all(Duration::ZERO, socket).unwrap_or_else(|error| {
         syslog::fault(&format!("cannot serve the listening socket on standard input: {error}"));
         ExitCode::FAILURE
     })
@@ -58,12 +59,13 @@ pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Serves the connections that come to a socket, until SIGTERM or SIGINT. The process of a check returns when
-/// that is over. `socket` is called when these signals already end the listener in good order.
+/// Serves the connections that come to a socket, until SIGTERM or SIGINT, and then waits this long at most for the
+/// checks in flight. The process of a check returns when that is over. `socket` is called when these signals already
+/// end the listener in good order.
 ///
 /// # Errors
 /// The system's, before the first connection.
-pub fn serve_all(socket: impl FnOnce() -> io::Result<TcpListener>) -> io::Result<ExitCode> {
+pub fn serve_all(last_wait: Duration, socket: impl FnOnce() -> io::Result<TcpListener>) -> io::Result<ExitCode> {
     // No signal interrupts it: it reads them, one by one.
     let held_back = signals::hold_back(signals::EVERY)?;
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
@@ -81,11 +83,11 @@ pub fn serve_all(socket: impl FnOnce() -> io::Result<TcpListener>) -> io::Result
         let sources = [signals.as_fd(), listener.as_fd()];
         wait(&sources[..if places.are_full() { 1 } else { 2 }], PollTimeout::NONE);
         if is_told_to_end(&signals) {
+            drop(listener);
+            wait_for_the_last(&mut places, &signals, Instant::now() + last_wait);
             return Ok(ExitCode::SUCCESS);
         }
-        while let Some(check) = ended_check() {
-            places.take_back(check);
-        }
+        take_back_places(&mut places);
 
         let turn = if places.are_scarce() { LONG_TURN } else { TURN };
         for _ in 0..turn {
@@ -166,6 +168,24 @@ fn is_told_to_end(signals: &SignalFd) -> bool {
     let all = std::iter::from_fn(|| signals.read_signal().ok().flatten());
     let ends = [Signal::SIGTERM as u32, Signal::SIGINT as u32];
     all.into_iter().any(|signal| ends.contains(&signal.ssi_signo))
+}
+
+/// Waits for the checks in flight: the end of a container's first process would end them. A second signal ends the wait.
+fn wait_for_the_last(places: &mut Places, signals: &SignalFd, deadline: Instant) {
+    take_back_places(places);
+    while !places.are_free() && !deadline.has_passed() {
+        wait(&[signals.as_fd()], deadline.poll_timeout());
+        if is_told_to_end(signals) {
+            return;
+        }
+        take_back_places(places);
+    }
+}
+
+fn take_back_places(places: &mut Places) {
+    while let Some(check) = ended_check() {
+        places.take_back(check);
+    }
 }
 
 /// The process of a check that has ended. nix's waitpid does not say which it was if it knows no name for the signal

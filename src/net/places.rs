@@ -63,6 +63,11 @@ impl Places {
         self.0.remove(&check);
     }
 
+    /// Whether no check is in flight.
+    pub fn are_free(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether there is no place left.
     pub fn are_full(&self) -> bool {
         self.free() == 0

@@ -374,6 +374,44 @@ fn it_ends_on_sigterm_and_its_checks_finish() {
 }
 
 #[test]
+fn with_a_socket_of_its_own_it_waits_on_sigterm_for_its_checks() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9201);
+    let mut listener = listen(&mut cluster.leader().command(), address.into());
+    let mut client = ask(address, GET);
+    wait_until("s9s runs", || cluster.runs() == 1);
+    listener.signal(Signal::SIGTERM);
+    wait_until("it accepts nobody else", || TcpStream::connect(address).is_err());
+    assert!(listener.0.try_wait().unwrap().is_none());
+    cluster.open_gate();
+    assert_eq!(receive(&mut client), LEADER);
+    drop(client);
+    exits(&mut listener.0);
+}
+
+#[test]
+fn a_second_signal_or_the_end_of_the_longest_check_ends_that_wait() {
+    let cluster = Cluster::new();
+    cluster.behaves("gate");
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9201);
+    for (timeout, signals) in [("0.5", 1), ("600", 2)] {
+        let mut listener = listen(cluster.leader().command().args(["--timeout", timeout]), address.into());
+        let runs = cluster.runs();
+        let _client = ask(address, GET);
+        wait_until("s9s runs", || cluster.runs() > runs);
+        let check = Pid::from_raw(children(listener.0.id())[0].cast_signed());
+        kill(check, Signal::SIGSTOP).unwrap();
+        for _ in 0..signals {
+            listener.signal(Signal::SIGTERM);
+            wait_until("it accepts nobody else", || TcpStream::connect(address).is_err());
+        }
+        exits(&mut listener.0);
+        kill(check, Signal::SIGKILL).unwrap();
+    }
+}
+
+#[test]
 fn a_stop_leaves_the_connections_in_the_queue_to_the_next_listener() {
     let cluster = Cluster::new();
     let node = cluster.leader();
