@@ -19,6 +19,8 @@ const NEITHER: &[&str] = &[
     "src/decisions.md",
     "deploy/demo.sh",
     "deploy/failover.svg",
+    "deploy/container/Dockerfile",
+    "deploy/container/compose.yaml",
     "deploy/package/rpmlint.toml",
     "deploy/release",
     "deploy/release.sh",

@@ -17,6 +17,7 @@ mod front;
 mod haproxy;
 mod history;
 mod hostile;
+mod image;
 mod keepalived;
 mod late;
 mod launchers;

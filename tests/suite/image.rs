@@ -1,0 +1,314 @@
+//! The image of deploy/container, which podman builds and runs by the commands of deploy/README.md. Its base is Debian
+//! 12's root, and s9s comes from a repository of the test's own.
+
+use std::fs::{self, Permissions};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::built;
+use crate::cluster::{
+    Cluster, FOLLOWER, GET, LEADER, ask, is_closed, project, receive, simulated_s9s, unknown, wait_until,
+};
+use crate::documents::joined;
+use crate::listener::children;
+use crate::versions::root;
+
+/// Where the documents publish the port.
+const NODE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 101), 9201);
+
+/// The first process of the host: when its input ends, so does everything that was started there. bash reads the ends
+/// of the processes that have lost their parents. What is written to /etc and /root is lost with it.
+const FIRST: &str = r#"
+    mount -t tmpfs tmpfs /run
+    # crun takes no mixture of both versions.
+    umount --recursive /sys/fs/cgroup
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup
+    mount -t tmpfs tmpfs "$HOST/storage"
+    for folder in etc root; do
+        mkdir "$HOST/storage/$folder" "$HOST/storage/$folder.work"
+        mount -t overlay -o "lowerdir=/$folder,upperdir=$HOST/storage/$folder,workdir=$HOST/storage/$folder.work" overlay /$folder
+    done
+    touch "$HOST/ready"
+    while read -r _; do :; done"#;
+
+/// Everything that podman keeps is in the host's memory.
+const STORAGE: &str = r#"
+    [storage]
+    driver = "overlay"
+    graphroot = "STORAGE/graph"
+    runroot = "STORAGE/run""#;
+
+/// Control groups are the machine's, so podman makes none. Each container has the simulation.
+const CONTAINERS: &str = r#"
+    [containers]
+    cgroups = "disabled"
+    env = ["S9S_SIM=/cluster", "CMONHACHK_TIMEOUT=15"]
+    volumes = ["HOST:/cluster"]
+    [engine]
+    cgroup_manager = "cgroupfs"
+    events_logger = "file"
+    runtime = "crun"
+    static_dir = "STORAGE/static"
+    tmp_dir = "STORAGE/tmp"
+    volume_path = "STORAGE/volumes"
+    [network]
+    network_backend = "netavark"
+    network_config_dir = "STORAGE/networks""#;
+
+/// A repository in the form of that of s9s-tools, with the simulated client.
+const REPOSITORY: &str = r#"
+    mkdir -p "$HOST/package/DEBIAN" "$HOST/package/usr/bin" "$HOST/repository"
+    cd "$HOST/repository"
+    printf '%s\n' 'Package: s9s-tools' 'Version: 1.9' 'Architecture: all' 'Maintainer: The tests <tests@localhost>' \
+        'Description: simulated' >"$HOST/package/DEBIAN/control"
+    # The genuine client finds no user if it cannot read its configuration.
+    sed '2i [ -r "$HOME/.s9s/s9s.conf" ] || HOME=' "$S9S" >"$HOST/package/usr/bin/s9s"
+    chmod 755 "$HOST/package/usr/bin/s9s"
+    dpkg-deb --root-owner-group --build "$HOST/package" .
+    apt-ftparchive packages . >Packages
+    apt-ftparchive release . >"$HOST/Release"
+    export GNUPGHOME=$HOST/gnupg
+    mkdir -m 700 "$GNUPGHOME"
+    gpg --batch --quiet --passphrase '' --quick-generate-key tests@localhost default default never
+    gpg --armor --export >Release.key
+    gpg --clearsign --output InRelease "$HOST/Release"
+    python3 -m http.server --bind 127.0.0.1 8000 >"$HOST/requests" 2>&1 &"#;
+
+/// The base has no package lists and no sources, so what is installed comes from that repository.
+const BASE: &str = r#"
+    tar --directory "$1" --create --exclude './var/cache/apt/*' --exclude './var/lib/apt/lists/*' --exclude ./etc/apt/sources.list . |
+        podman import --quiet - localhost/base"#;
+
+/// The documents say docker.
+const AS_DOCKER: &str = r#"
+    docker() {
+        case $1 in
+        build) podman build --format docker "${@:2}" ;;
+        compose) podman-compose "${@:2}" ;;
+        *) podman "$@" ;;
+        esac
+    }
+"#;
+
+/// A host on which podman runs, in the test's network.
+struct Host {
+    cluster: Cluster,
+    first: Child,
+}
+
+impl Host {
+    fn new() -> Host {
+        let cluster = Cluster::new();
+        let folder = cluster.folder.path();
+        // The user of the container reads the simulation there.
+        fs::set_permissions(folder, Permissions::from_mode(0o777)).unwrap();
+        let storage = cluster.folder.join("storage");
+        fs::create_dir(&storage).unwrap();
+        let place = |text: &str| {
+            let text = text.replace("STORAGE", storage.to_str().unwrap());
+            text.replace("HOST", folder.to_str().unwrap())
+        };
+        cluster.folder.write("storage.conf", place(STORAGE));
+        cluster.folder.write("containers.conf", place(CONTAINERS));
+        let mut first = Command::new("unshare");
+        first.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        first.args(["bash", "-euc", FIRST]).env("HOST", folder);
+        let first = first.stdin(Stdio::piped()).spawn().unwrap();
+        let host = Host { cluster, first };
+        wait_until("the host is there", || host.cluster.folder.join("ready").exists());
+        host
+    }
+
+    /// What a shell command does there, in which podman is called docker.
+    fn output(&self, command: &str) -> Output {
+        let folder = &self.cluster.folder;
+        let first = children(self.first.id())[0].to_string();
+        let mut shell = Command::new("nsenter");
+        shell.args(["--target", &first, "--mount", "--pid"]);
+        shell
+            .arg(format!("--wd={}", project().display()))
+            .args(["bash", "-euc"]);
+        shell.arg(format!("{AS_DOCKER}{command}"));
+        shell.stdin(Stdio::null());
+        shell.env("HOST", folder.path()).env("S9S", simulated_s9s());
+        shell.env("CONTAINERS_CONF", folder.join("containers.conf"));
+        shell.env("CONTAINERS_STORAGE_CONF", folder.join("storage.conf"));
+        // There is no systemd for the timers of HEALTHCHECK, and no control group for a build.
+        shell
+            .env("DISABLE_HC_SYSTEMD", "true")
+            .env("BUILDAH_ISOLATION", "chroot");
+        shell.output().unwrap()
+    }
+
+    /// The output of a command, which must succeed.
+    fn run(&self, command: &str) -> String {
+        let output = self.output(command);
+        let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{command}: {said}");
+        said
+    }
+
+    fn builds_the_image(&self) {
+        self.run(REPOSITORY);
+        self.run(&format!("set -- {}\n{BASE}", root("bookworm").display()));
+        let local = "--build-arg BASE=localhost/base --build-arg S9S_KEY=http://127.0.0.1:8000/Release.key \
+            --build-arg S9S_REPOSITORY=http://127.0.0.1:8000/";
+        let build = documented("docker build");
+        self.run(&build.replace("docker build", &format!("docker build {local}")));
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // It closes its input, too.
+        let _ = self.first.wait();
+    }
+}
+
+/// The command of the section "In a container" that begins like this: a line of its own, or quoted in the text.
+fn documented(start: &str) -> String {
+    let document = fs::read_to_string(project().join("deploy/README.md")).unwrap();
+    let (_, section) = document.split_once("\n## In a container\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let lines = joined(section);
+    let mut commands = lines.lines().filter_map(|line| line.strip_prefix("    "));
+    let mut quoted = section.split('`').skip(1).step_by(2);
+    let is_it = |command: &&str| command.starts_with(start);
+    let command = commands.find(is_it).or_else(|| quoted.find(is_it));
+    command
+        .unwrap_or_else(|| panic!("no command begins with {start}"))
+        .to_string()
+}
+
+fn get() -> String {
+    receive(&mut ask(NODE, GET))
+}
+
+#[test]
+fn the_image_is_built_and_serves_a_node_by_the_documents() {
+    built::packages();
+    let host = Host::new();
+    eprintln!("{}", host.run("docker --version"));
+    host.builds_the_image();
+    host.run("mkdir /root/.s9s; touch /root/.s9s/s9s.conf /root/.s9s/cmonhachk.key");
+    host.run(&documented("install -d"));
+    host.run(&documented("install -o"));
+
+    host.run(&documented("docker run"));
+    answers_as_a_node(&host);
+    shows_what_an_operator_asks(&host);
+    is_healthy_while_the_role_is_known(&host);
+    runs_s9s_once_for_30_clients(&host);
+    answers_those_in_flight_when_it_is_stopped(&host);
+    answers_after_a_start(&host);
+    host.run("docker rm --force cmonhachk");
+
+    let up = documented("NODE=10.0.0.101 docker compose");
+    host.run(&up);
+    answers_as_a_node(&host);
+    host.run(&up.replace("up --detach", "down"));
+    assert_eq!(host.run("docker ps --all --quiet"), "");
+}
+
+fn is_served() {
+    wait_until("the port is served", || TcpStream::connect(NODE).is_ok());
+}
+
+fn answers_as_a_node(host: &Host) {
+    is_served();
+    host.cluster.leads("10.0.0.101");
+    wait_until("the node leads", || get() == LEADER);
+    host.cluster.leads("10.0.0.102");
+    wait_until("the node follows", || get() == FOLLOWER);
+    assert!(
+        host.run("curl -si http://10.0.0.101:9201/health")
+            .starts_with("HTTP/1.1 200 OK")
+    );
+}
+
+fn shows_what_an_operator_asks(host: &Host) {
+    let said = host.output(&documented("docker exec"));
+    assert_eq!(said.status.code(), Some(1));
+    let said = String::from_utf8(said.stdout).unwrap();
+    for line in ["  cached: follower, ", "  verdict: follower\n", "HAProxy is told 503"] {
+        assert!(said.contains(line), "{said}");
+    }
+    let log = host.run(&format!("{} 2>&1", documented("docker logs")));
+    for line in [
+        " listens on 0.0.0.0:9201\n",
+        "]: none -> leader: l ",
+        "]: leader -> follower: f ",
+    ] {
+        assert!(log.contains(line), "{log}");
+    }
+}
+
+fn answers_after_a_start(host: &Host) {
+    host.cluster.behaves("list");
+    for command in ["start", "restart"] {
+        let start = Instant::now();
+        host.run(&format!("docker {command} cmonhachk"));
+        is_served();
+        assert_eq!(get(), FOLLOWER);
+        eprintln!("{command}: {:?} until the answer", start.elapsed());
+    }
+}
+
+/// Without systemd, podman does not ask by itself.
+fn is_healthy_while_the_role_is_known(host: &Host) {
+    let is_healthy = || host.output("docker healthcheck run cmonhachk").status.code();
+    assert_eq!(is_healthy(), Some(0));
+    host.cluster.behaves("connection-refused");
+    wait_until("the role is unknown", || get() == unknown("s9s-no-connection"));
+    assert_eq!(is_healthy(), Some(1));
+    host.cluster.behaves("list");
+    wait_until("it is known", || get() == FOLLOWER);
+}
+
+/// Asks while s9s does not answer. The verdict before is used for a while.
+fn asks_in_vain(host: &Host, clients: usize) -> Vec<TcpStream> {
+    let _ = fs::remove_file(host.cluster.folder.join("gate"));
+    host.cluster.behaves("gate");
+    let runs = host.cluster.runs();
+    let mut first = ask(NODE, GET);
+    wait_until("s9s runs", || {
+        if is_closed(&first) {
+            first = ask(NODE, GET);
+        }
+        host.cluster.runs() > runs
+    });
+    (1..clients).map(|_| ask(NODE, GET)).chain([first]).collect()
+}
+
+fn runs_s9s_once_for_30_clients(host: &Host) {
+    let runs = host.cluster.runs();
+    let clients = asks_in_vain(host, 30);
+    host.cluster.open_gate();
+    for mut client in clients {
+        assert_eq!(receive(&mut client), FOLLOWER);
+    }
+    assert_eq!(host.cluster.runs(), runs + 1);
+}
+
+fn answers_those_in_flight_when_it_is_stopped(host: &Host) {
+    let mut clients = asks_in_vain(host, 10);
+    thread::scope(|scope| {
+        let stop = scope.spawn(|| host.run("docker stop cmonhachk"));
+        wait_until("nobody else is accepted", || TcpStream::connect(NODE).is_err());
+        let start = Instant::now();
+        host.cluster.open_gate();
+        for client in &mut clients {
+            assert_eq!(receive(client), FOLLOWER);
+        }
+        drop(clients);
+        stop.join().unwrap();
+        let took = start.elapsed();
+        eprintln!("the stop took {took:?}");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    });
+    let status = host.run("docker inspect --format '{{.State.Status}} {{.State.ExitCode}}' cmonhachk");
+    assert_eq!(status, "exited 0\n");
+}
