@@ -15,7 +15,7 @@
 #     nightly all of these, and what follows:
 #     bench   the benchmark in its short form
 #     twice   the packages are the same bytes when they are built again, elsewhere
-#     night   tests that take long and seldom fail where the suite does not: dnf, firewalld, Debian 11, the image,
+#     night   tests that take long and seldom fail where the suite does not: dnf, firewalld, Debian 11, docker,
 #             and releases, from which booted systems install
 #     arm64   the arm64 package, on Debian's arm64 kernel under qemu
 #     long    the long forms, one after the other: some hours
@@ -64,9 +64,10 @@ provide curl:curl xinetd:xinetd genhash:keepalived arping:iputils-arping haproxy
     fsfreeze:util-linux promtool:prometheus mandoc:mandoc man:man-db lintian:lintian rpmlint:rpmlint rpm:rpm pip3:python3-pip \
     git:git gpg:gnupg gpgv:gpgv apt-ftparchive:apt-utils createrepo_c:createrepo-c
 # These build and run the image.
-if has night; then
+if has suite night; then
     provide podman:podman crun:crun /usr/lib/podman/netavark:netavark iptables:iptables podman-compose:podman-compose
 fi
+if has night; then provide dockerd:docker.io docker-compose:docker-compose; fi
 # openbsd-inetd and xinetd cannot both be installed, so openbsd-inetd is only unpacked. These are the
 # libraries that it needs.
 inetd=target/tools/openbsd-inetd

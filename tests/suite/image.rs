@@ -1,5 +1,5 @@
-//! The image of deploy/container, which podman builds and runs by the commands of deploy/README.md. Its base is Debian
-//! 12's root, and s9s comes from a repository of the test's own.
+//! The image of deploy/container, which podman and docker build and run by the commands of deploy/README.md. Its base is
+//! Debian 12's root, and s9s comes from a repository of the test's own.
 
 use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -34,7 +34,7 @@ const FIRST: &str = r#"
     touch "$HOST/ready"
     while read -r _; do :; done"#;
 
-/// Everything that podman keeps is in the host's memory.
+/// For podman: everything that it keeps is in the host's memory.
 const STORAGE: &str = r#"
     [storage]
     driver = "overlay"
@@ -80,27 +80,67 @@ const REPOSITORY: &str = r#"
 /// The base has no package lists and no sources, so what is installed comes from that repository.
 const BASE: &str = r#"
     tar --directory "$1" --create --exclude './var/cache/apt/*' --exclude './var/lib/apt/lists/*' --exclude ./etc/apt/sources.list . |
-        podman import --quiet - localhost/base"#;
+        docker import - localhost/base"#;
 
-/// The documents say docker.
-const AS_DOCKER: &str = r#"
-    docker() {
-        case $1 in
-        build) podman build --format docker "${@:2}" ;;
-        compose) podman-compose "${@:2}" ;;
-        *) podman "$@" ;;
-        esac
-    }
-"#;
+/// What builds and runs images.
+struct Engine {
+    /// Run once before all.
+    start: &'static str,
+    /// What the documents call docker, and the shell function `is_healthy`.
+    commands: &'static str,
+    /// Run after all.
+    end: &'static str,
+}
 
-/// A host on which podman runs, in the test's network.
+const PODMAN: Engine = Engine {
+    start: "",
+    // Without systemd, it does not ask by itself.
+    commands: r#"
+        docker() {
+            case $1 in
+            build) podman build --format docker "${@:2}" ;;
+            compose) podman-compose "${@:2}" ;;
+            *) podman "$@" ;;
+            esac
+        }
+        is_healthy() { podman healthcheck run cmonhachk; }
+        "#,
+    end: "",
+};
+
+/// Debian's, with its daemon.
+const DOCKER: Engine = Engine {
+    start: r#"
+        dockerd --data-root "$HOST/storage/docker" --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/${HOST##*/}" \
+            </dev/null >"$HOST/dockerd" 2>&1 &
+        until docker version >/dev/null 2>&1; do sleep 0.1; done
+        printf '%s\n' 'services: {cmonhachk: {volumes: ["HOST:/cluster"], environment: {S9S_SIM: /cluster, CMONHACHK_TIMEOUT: 15}}}' |
+            sed "s|HOST|$HOST|" >"$HOST/simulation.yaml""#,
+    commands: r#"
+        docker() {
+            case $1 in
+            build) /usr/bin/docker build --network host "${@:2}" ;;
+            run) /usr/bin/docker run --volume "$HOST:/cluster" --env S9S_SIM=/cluster --env CMONHACHK_TIMEOUT=15 "${@:2}" ;;
+            compose) docker-compose "${@:2:2}" --file "$HOST/simulation.yaml" "${@:4}" ;;
+            *) /usr/bin/docker "$@" ;;
+            esac
+        }
+        is_healthy() {
+            [ "$(docker inspect --format '{{.State.Health.Status}} {{.State.Health.FailingStreak}}' cmonhachk)" = 'healthy 0' ]
+        }
+        "#,
+    end: r#"rmdir "/sys/fs/cgroup/${HOST##*/}""#,
+};
+
+/// A host with an engine, in the test's network.
 struct Host {
+    engine: Engine,
     cluster: Cluster,
     first: Child,
 }
 
 impl Host {
-    fn new() -> Host {
+    fn with(engine: Engine) -> Host {
         let cluster = Cluster::new();
         let folder = cluster.folder.path();
         // The user of the container reads the simulation there.
@@ -117,12 +157,13 @@ impl Host {
         first.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
         first.args(["bash", "-euc", FIRST]).env("HOST", folder);
         let first = first.stdin(Stdio::piped()).spawn().unwrap();
-        let host = Host { cluster, first };
+        let host = Host { engine, cluster, first };
         wait_until("the host is there", || host.cluster.folder.join("ready").exists());
+        host.run(host.engine.start);
         host
     }
 
-    /// What a shell command does there, in which podman is called docker.
+    /// What a shell command does there.
     fn output(&self, command: &str) -> Output {
         let folder = &self.cluster.folder;
         let first = children(self.first.id())[0].to_string();
@@ -131,7 +172,7 @@ impl Host {
         shell
             .arg(format!("--wd={}", project().display()))
             .args(["bash", "-euc"]);
-        shell.arg(format!("{AS_DOCKER}{command}"));
+        shell.arg(format!("{}{command}", self.engine.commands));
         shell.stdin(Stdio::null());
         shell.env("HOST", folder.path()).env("S9S", simulated_s9s());
         shell.env("CONTAINERS_CONF", folder.join("containers.conf"));
@@ -188,9 +229,20 @@ fn get() -> String {
 }
 
 #[test]
-fn the_image_is_built_and_serves_a_node_by_the_documents() {
+fn podman_builds_and_runs_the_image_by_the_documents() {
+    is_built_and_run_by(PODMAN);
+}
+
+mod nightly {
+    #[test]
+    fn docker_builds_and_runs_the_image_by_the_documents() {
+        super::is_built_and_run_by(super::DOCKER);
+    }
+}
+
+fn is_built_and_run_by(engine: Engine) {
     built::packages();
-    let host = Host::new();
+    let host = Host::with(engine);
     eprintln!("{}", host.run("docker --version"));
     host.builds_the_image();
     host.run("mkdir /root/.s9s; touch /root/.s9s/s9s.conf /root/.s9s/cmonhachk.key");
@@ -211,6 +263,7 @@ fn the_image_is_built_and_serves_a_node_by_the_documents() {
     answers_as_a_node(&host);
     host.run(&up.replace("up --detach", "down"));
     assert_eq!(host.run("docker ps --all --quiet"), "");
+    host.run(host.engine.end);
 }
 
 fn is_served() {
@@ -257,15 +310,15 @@ fn answers_after_a_start(host: &Host) {
     }
 }
 
-/// Without systemd, podman does not ask by itself.
 fn is_healthy_while_the_role_is_known(host: &Host) {
-    let is_healthy = || host.output("docker healthcheck run cmonhachk").status.code();
-    assert_eq!(is_healthy(), Some(0));
+    let is_healthy = || host.output("is_healthy").status.success();
+    wait_until("a follower is healthy", is_healthy);
     host.cluster.behaves("connection-refused");
     wait_until("the role is unknown", || get() == unknown("s9s-no-connection"));
-    assert_eq!(is_healthy(), Some(1));
+    wait_until("it is not healthy", || !is_healthy());
     host.cluster.behaves("list");
-    wait_until("it is known", || get() == FOLLOWER);
+    wait_until("the role is known", || get() == FOLLOWER);
+    wait_until("it is healthy again", is_healthy);
 }
 
 /// Asks while s9s does not answer. The verdict before is used for a while.
