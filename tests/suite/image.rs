@@ -23,10 +23,14 @@ const NODE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 101), 9201)
 /// of the processes that have lost their parents. What is written to /etc and /root is lost with it.
 const FIRST: &str = r#"
     mount -t tmpfs tmpfs /run
+    mount -t tmpfs tmpfs "$HOST/storage"
+    # crun gives the device that a command inherits to the container's user.
+    mkdir -m 755 "$HOST/storage/dev" "$HOST/storage/dev/shm"
+    cp -a /dev/{null,zero,full,random,urandom,tty,fd} "$HOST/storage/dev"
+    mount --bind "$HOST/storage/dev" /dev
     # crun takes no mixture of both versions.
     umount --recursive /sys/fs/cgroup
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
-    mount -t tmpfs tmpfs "$HOST/storage"
     for folder in etc root; do
         mkdir "$HOST/storage/$folder" "$HOST/storage/$folder.work"
         mount -t overlay -o "lowerdir=/$folder,upperdir=$HOST/storage/$folder,workdir=$HOST/storage/$folder.work" overlay /$folder
@@ -172,7 +176,7 @@ impl Host {
         shell
             .arg(format!("--wd={}", project().display()))
             .args(["bash", "-euc"]);
-        shell.arg(format!("{}{command}", self.engine.commands));
+        shell.arg(format!("exec </dev/null\n{}{command}", self.engine.commands));
         shell.stdin(Stdio::null());
         shell.env("HOST", folder.path()).env("S9S", simulated_s9s());
         shell.env("CONTAINERS_CONF", folder.join("containers.conf"));
@@ -263,6 +267,7 @@ fn is_built_and_run_by(engine: Engine) {
     answers_as_a_node(&host);
     host.run(&up.replace("up --detach", "down"));
     assert_eq!(host.run("docker ps --all --quiet"), "");
+    assert_eq!(host.run("stat --format %U /dev/null"), "root\n");
     host.run(host.engine.end);
 }
 
