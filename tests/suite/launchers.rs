@@ -5,9 +5,12 @@ use std::net::{SocketAddrV4, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::cluster::{
-    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, TIMEOUT, ask, binary, loopback, project, receive, simulated_s9s,
-    unknown, wait_until,
+    Cluster, Daemon, FOLLOWER, GET, LEADER, Node, TIMEOUT, ask, binary, loopback, parent, processes, project, receive,
+    simulated_s9s, unknown, wait_until,
 };
 
 /// The command line of a node's check, in words.
@@ -22,7 +25,19 @@ fn words(node: &Node<'_>) -> Vec<String> {
     ]
 }
 
-fn launch(node: &Node<'_>, command: &mut Command, address: SocketAddrV4) -> Daemon {
+/// A super-server. A listener that it has started would outlive it.
+struct Launcher(Daemon);
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        let launcher = Some(self.0.0.id());
+        for listener in processes().filter(|pid| parent(*pid) == launcher) {
+            let _ = kill(Pid::from_raw(listener.cast_signed()), Signal::SIGTERM);
+        }
+    }
+}
+
+fn launch(node: &Node<'_>, command: &mut Command, address: SocketAddrV4) -> Launcher {
     let log = fs::File::create(node.cluster.folder.join("launcher.log")).unwrap();
     let process = command
         .env("S9S_SIM", node.cluster.folder.path())
@@ -31,19 +46,19 @@ fn launch(node: &Node<'_>, command: &mut Command, address: SocketAddrV4) -> Daem
         .stderr(log)
         .spawn()
         .unwrap();
-    let launcher = Daemon(process);
+    let launcher = Launcher(Daemon(process));
     wait_until("the port is served", || TcpStream::connect(address).is_ok());
     launcher
 }
 
-fn systemd_socket_activate(node: &Node<'_>, address: SocketAddrV4, accept: &[&str]) -> Daemon {
+fn systemd_socket_activate(node: &Node<'_>, address: SocketAddrV4, accept: &[&str]) -> Launcher {
     let mut command = Command::new("systemd-socket-activate");
     command.args(accept);
     command.args(["--inetd", "--setenv=S9S_SIM", "--setenv=HOME=/", "--listen"]);
     launch(node, command.arg(address.to_string()).args(words(node)), address)
 }
 
-fn openbsd_inetd(node: &Node<'_>, address: SocketAddrV4, wait: &str) -> Daemon {
+fn openbsd_inetd(node: &Node<'_>, address: SocketAddrV4, wait: &str) -> Launcher {
     let words = words(node);
     let program = Path::new(&words[0]).file_name().unwrap().to_str().unwrap();
     let line = format!(
@@ -57,7 +72,7 @@ fn openbsd_inetd(node: &Node<'_>, address: SocketAddrV4, wait: &str) -> Daemon {
     launch(node, command.args(["-i", "-E"]).arg(configuration), address)
 }
 
-fn socat(node: &Node<'_>, address: SocketAddrV4) -> Daemon {
+fn socat(node: &Node<'_>, address: SocketAddrV4) -> Launcher {
     let listen = format!("TCP-LISTEN:{},bind={},reuseaddr,fork", address.port(), address.ip());
     let mut command = Command::new("socat");
     launch(
@@ -68,7 +83,7 @@ fn socat(node: &Node<'_>, address: SocketAddrV4) -> Daemon {
 }
 
 /// Starts a super-server for a node in each state, and asks it in several ways.
-fn gives_one_answer(start: impl Fn(&Node<'_>, SocketAddrV4) -> Daemon) {
+fn gives_one_answer(start: impl Fn(&Node<'_>, SocketAddrV4) -> Launcher) {
     for (address, expected) in [
         ("10.0.0.101", LEADER.to_string()),
         ("10.0.0.102", FOLLOWER.to_string()),
