@@ -26,8 +26,12 @@ esac
 processors+=("$native")
 
 new=target/package/new
+mkdir -p target/package target/dist
+# Two runs would mix their programs.
+exec 9>target/package.lock
+flock --nonblock 9 || { say "Waits for another run here to end." && flock 9; }
 rm -rf $new
-mkdir -p $new target/dist
+mkdir $new
 
 # Nobody may take the packages of an earlier run for new ones.
 tell_of_failure() {

@@ -168,11 +168,9 @@ make_dnf_repository() {
     sign --detach-sign "$release/dnf/repodata/repomd.xml"
 }
 
-make_pages() {
-    local page
-    for page in index.html cmonhachk.sources cmonhachk.repo; do
-        sed -e "s|@VERSION@|$version|g" -e "s|@URL@|$url|g" -e "s|@FINGERPRINT@|$fingerprint|g" deploy/release/$page >"$release/$page"
-    done
+make_page() {
+    sed -e "s|@VERSION@|$version|g" -e "s|@URL@|$url|g" -e "s|@FINGERPRINT@|$fingerprint|g" deploy/release/index.html \
+        >"$release/index.html"
     gpg --armor --export --export-options export-minimal "$fingerprint" >"$release/cmonhachk.asc"
 }
 
@@ -210,6 +208,7 @@ look_at_folder
 look_at_key
 look_at_versions
 look_at_checkout
+commit=$(git rev-parse HEAD)
 look_at_targets
 try_key
 draft=$(mktemp --directory "$folder.XXXXXX")
@@ -218,12 +217,13 @@ release=$draft/release
 look_at_former
 provide apt-ftparchive:apt-utils createrepo_c:createrepo-c rpmsign:rpm python3:python3
 make_packages
-# It takes minutes, in which somebody may have changed a file.
+# It takes minutes, in which somebody may have changed a file, or checked out another commit.
 look_at_checkout
+[ "$(git rev-parse HEAD)" = "$commit" ] || fail "the checkout has another commit than before the build, $commit: run it again"
 add_former
 make_apt_repository
 make_dnf_repository
-make_pages
+make_page
 make_sums
 look_at_release
 mv --no-target-directory "$release" "$folder"

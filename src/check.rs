@@ -18,7 +18,7 @@ use crate::os::{interfaces, syslog, watchdog};
 use crate::s9s;
 use crate::s9s::process::Run;
 use crate::verdict::reason::{Fault, Reason};
-use crate::verdict::{Answer, Measured, Outcome, Verdict, detail};
+use crate::verdict::{Measured, Outcome, Verdict, detail};
 
 /// s9s is killed this long before the deadline, or after 3/5 of the time that is left, whichever is later. Checks
 /// that wait for its verdict can then still use it, and HAProxy can start its second try sooner.
@@ -52,20 +52,16 @@ impl<'a> Checked<'a> {
 
     /// What the client is told now. After the deadline, a role from the list is not used: the process may have been
     /// stopped (SIGSTOP, a paused machine), so the list may be old.
-    pub fn answer_before(&mut self, deadline: Instant) -> Answer {
-        let measured = self.measured();
+    pub fn verdict_before(&mut self, deadline: Instant) -> Verdict {
         if matches!(self.verdict, Verdict::Known(_)) && deadline.has_passed() {
             self.verdict = Verdict::Unknown(Reason::Stuck);
             self.detail = "the check was stopped until its deadline had passed".to_string();
-            return Answer::from(self.verdict);
         }
-        Answer {
-            verdict: self.verdict,
-            measured,
-        }
+        self.verdict
     }
 
-    fn measured(&self) -> Measured {
+    /// What is known of the run of s9s behind the verdict. It may read a file in /proc.
+    pub fn measured(&self) -> Measured {
         let measured = match (&self.store, &self.entry) {
             (Some(store), Some(entry)) => store.measured(entry),
             _ => Measured::default(),

@@ -39,14 +39,14 @@
 //! [`client`] is for two programs of their own, which ask a check as every client does: `src/leads.rs`, which keepalived
 //! runs, and `src/front`, which sets up HAProxy and keepalived. The check does not use it.
 //!
-//! [`os`], [`client`] and [`verdict`] use nothing of ours. [`cluster`], [`net::request`], [`net::response`], [`verdict`],
+//! [`os`], [`client`] and [`verdict`] use nothing of ours. [`cluster`], [`net::request`], [`net::response`], [`net::metrics`], [`verdict`],
 //! [`cache::entry`] and [`os::env_file`] are pure: they touch no clock, file or process. What they read is fuzzed with
 //! millions of inputs. [`cli`] uses [`net`] for `--listen` and for the response that it prints.
 //!
 //! # What must always hold
 //!
-//! 1. **Never a 200 that the list did not say.** A cut, old, unclear or contradictory list means unknown. Only the
-//!    path `/health` is 200 for a follower, too.
+//! 1. **Never a 200 that the list did not say.** A cut, old, unclear or contradictory list means unknown. Two paths are
+//!    for monitoring: `/health` is 200 for a follower, too, and `/metrics` for each verdict.
 //! 2. **One response.** Either the watchdog or the check gives it, never both, even after a panic.
 //! 3. **In time.** The watchdog answers at most 200 ms after the deadline if the check has not.
 //! 4. **No leftovers.** No s9s process, lock or file remains that disturbs the next check.

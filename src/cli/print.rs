@@ -1,17 +1,17 @@
 //! What goes to standard output and standard error.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
 
 use nix::libc::{O_NOCTTY, O_NONBLOCK};
 use nix::unistd::{dup2_stderr, dup2_stdout};
 
-/// Opens standard output and standard error once more, so that no write waits for their reader: a line that has no
-/// room is lost. Other programs have the inherited ones, too, so the flags of these must stay.
+/// Opens standard output and standard error once more, if they are pipes or terminals, so that no write waits for their
+/// reader: a line that has no room is lost. Other programs have the inherited ones, too, so the flags of these must stay.
 ///
-/// A socket, or what belongs to another user, cannot be opened again and stays as it is.
+/// A socket, or what belongs to another user, cannot be opened again and stays as it is. A file has no reader.
 pub(super) fn never_wait_for_a_reader() {
     if let Ok(output) = open_again(1) {
         let _ = dup2_stdout(output);
@@ -22,10 +22,13 @@ pub(super) fn never_wait_for_a_reader() {
 }
 
 fn open_again(descriptor: u8) -> io::Result<File> {
-    // Both may be the same file: each line is appended.
+    let path = format!("/proc/self/fd/{descriptor}");
+    if fs::metadata(&path)?.is_file() {
+        return Err(ErrorKind::Unsupported.into());
+    }
     let mut how = OpenOptions::new();
-    how.append(true).custom_flags(O_NONBLOCK | O_NOCTTY);
-    how.open(format!("/proc/self/fd/{descriptor}"))
+    how.write(true).custom_flags(O_NONBLOCK | O_NOCTTY);
+    how.open(path)
 }
 
 /// Prints the text. A reader that closes the output early still gets the status.
@@ -35,6 +38,6 @@ pub(super) fn print(text: &[u8]) {
 
 /// Says why there is no check. Returns the status for that.
 pub(super) fn refuse(why: &str) -> ExitCode {
-    eprintln!("cmonhachk: {why}");
+    let _ = writeln!(io::stderr(), "cmonhachk: {why}");
     ExitCode::from(2)
 }

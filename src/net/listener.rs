@@ -82,14 +82,14 @@ pub fn serve_all(last_wait: Duration, socket: impl FnOnce() -> io::Result<TcpLis
     loop {
         let sources = [signals.as_fd(), listener.as_fd()];
         wait(&sources[..if places.are_full() { 1 } else { 2 }], PollTimeout::NONE);
-        if is_told_to_end(&signals) {
-            drop(listener);
-            wait_for_the_last(&mut places, &signals, Instant::now() + last_wait);
-            return Ok(ExitCode::SUCCESS);
-        }
+        // Clients that have connected before are still accepted: the end of the socket would reset them.
+        let is_last_turn = is_told_to_end(&signals);
         take_back_places(&mut places);
 
-        let turn = if places.are_scarce() { LONG_TURN } else { TURN };
+        let turn = match is_last_turn || places.are_scarce() {
+            true => LONG_TURN,
+            false => TURN,
+        };
         for _ in 0..turn {
             if places.are_full() {
                 break;
@@ -124,6 +124,11 @@ pub fn serve_all(last_wait: Duration, socket: impl FnOnce() -> io::Result<TcpLis
                 Err(errno) => refuse(connection, &format!("cannot start a process: {errno}")),
             }
             let _ = dup2_stdin(&nothing);
+        }
+        if is_last_turn {
+            drop(listener);
+            wait_for_the_last(&mut places, &signals, Instant::now() + last_wait);
+            return Ok(ExitCode::SUCCESS);
         }
     }
 }

@@ -25,7 +25,7 @@ pub fn render(answer: &Answer) -> String {
         ),
         time(
             "verdict_age_seconds",
-            "Since the check behind this verdict began to ask s9s.",
+            "The age of the verdict, from the start of the run of s9s behind it.",
             measured.age,
         ),
         time(
@@ -33,8 +33,8 @@ pub fn render(answer: &Answer) -> String {
             "How long the last run of s9s took.",
             measured.took,
         ),
-        time("s9s_timeout_seconds", "How long a run of s9s may take.", measured.limit),
-        time("backoff_seconds", "How long s9s is still not run.", measured.back_off),
+        time("s9s_timeout_seconds", "The time limit of a run of s9s.", measured.limit),
+        time("backoff_seconds", "The rest of the back-off.", measured.back_off),
         metric("build_info", "The version of cmonhachk.", [flag(VERSION, true)]),
     ]
     .concat()

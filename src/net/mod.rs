@@ -22,8 +22,9 @@ use crate::options::{DEFAULT_TIMEOUT, Options, SETTINGS, in_short};
 use crate::os::clock::Instant;
 use crate::os::{syslog, watchdog};
 use crate::verdict::reason::Reason;
-use crate::verdict::{Answer, Verdict};
+use crate::verdict::{Answer, Measured, Verdict};
 use connection::{Connection, Patience};
+use request::Request;
 use response::render;
 
 /// How long a check waits for the request, at most half of the check's time.
@@ -100,10 +101,14 @@ fn respond(connection: Connection, started: Instant, head: &mut Vec<u8>) -> Resu
         checked.finish();
         wait_for_the_request(connection, head, started, READING.min(options.timeout / 2));
     }
+    let measured = match request::request(head) {
+        Request::Metrics => checked.measured(),
+        Request::Role | Request::Health | Request::Agent => Measured::default(),
+    };
     watchdog::claim_response();
     // Last: after this look at the clock, nothing is done but to write.
-    let answer = checked.answer_before(deadline);
-    send(connection, answer, head);
+    let verdict = checked.verdict_before(deadline);
+    send(connection, Answer { verdict, measured }, head);
     // The response must not wait for the lock file's disk.
     checked.finish();
     Ok(())

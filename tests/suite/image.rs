@@ -255,6 +255,7 @@ fn is_built_and_run_by(engine: Engine) {
 
     host.run(&documented("docker run"));
     answers_as_a_node(&host);
+    is_in_maintenance_while_the_file_is_there(&host);
     shows_what_an_operator_asks(&host);
     is_healthy_while_the_role_is_known(&host);
     runs_s9s_once_for_30_clients(&host);
@@ -265,6 +266,7 @@ fn is_built_and_run_by(engine: Engine) {
     let up = documented("NODE=10.0.0.101 docker compose");
     host.run(&up);
     answers_as_a_node(&host);
+    shows_what_an_operator_asks(&host);
     host.run(&up.replace("up --detach", "down"));
     assert_eq!(host.run("docker ps --all --quiet"), "");
     assert_eq!(host.run("stat --format %U /dev/null"), "root\n");
@@ -285,6 +287,13 @@ fn answers_as_a_node(host: &Host) {
         host.run("curl -si http://10.0.0.101:9201/health")
             .starts_with("HTTP/1.1 200 OK")
     );
+}
+
+fn is_in_maintenance_while_the_file_is_there(host: &Host) {
+    host.run(&documented("touch /etc/cmonhachk/maintenance"));
+    wait_until("it is in maintenance", || get() == unknown("maintenance"));
+    host.run("rm /etc/cmonhachk/maintenance");
+    wait_until("it is not any more", || get() == FOLLOWER);
 }
 
 fn shows_what_an_operator_asks(host: &Host) {

@@ -350,10 +350,7 @@ fn a_release_is_whole_or_not_there_and_two_have_the_same_packages() {
         let file = link.split('"').next().unwrap();
         assert!(first.join(file).exists(), "{file}");
     }
-    for file in ["index.html", "cmonhachk.repo", "cmonhachk.sources"] {
-        let text = fs::read_to_string(first.join(file)).unwrap();
-        assert!(text.contains(URL) && !text.contains('@'), "{text}");
-    }
+    assert!(index.contains(URL) && !index.contains('@'), "{index}");
     let closed = checkout.shell("find target/first ! -perm -o+r; find target/first -type d ! -perm -o+x");
     assert_eq!(closed, "", "a web server can read all");
 

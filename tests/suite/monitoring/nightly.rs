@@ -205,11 +205,6 @@ const OF_THE_NODES: &[Case] = &[
         },
     },
     Case {
-        alerts: &["AddressDown", "CheckDown", "NoLeader"],
-        cause: |site| on_each(site, "systemctl stop cmonhachk.socket cmonhachk.service"),
-        cure: |site| on_each(site, "systemctl start cmonhachk.socket"),
-    },
-    Case {
         alerts: &["MaintenanceForgotten"],
         cause: |site| {
             third(site).run("echo new disks >/run/cmonhachk.maintenance");
@@ -226,6 +221,11 @@ const OF_THE_NODES: &[Case] = &[
 ];
 
 const WITH_HAPROXY: &[Case] = &[
+    Case {
+        alerts: &["CheckDown", "NoLeader"],
+        cause: stop_checks,
+        cure: start_checks,
+    },
     Case {
         alerts: &["FrontDown"],
         cause: |site| {
@@ -256,7 +256,13 @@ const WITH_HAPROXY: &[Case] = &[
     },
 ];
 
+/// Without HAProxy, the check at the address is asked.
 const WITHOUT_HAPROXY: &[Case] = &[
+    Case {
+        alerts: &["AddressDown", "CheckDown", "NoLeader"],
+        cause: stop_checks,
+        cure: start_checks,
+    },
     // The address goes to a node whose UI answers.
     Case {
         alerts: &["AddressElsewhere"],
@@ -293,12 +299,21 @@ fn with_haproxy_each_alert_fires_and_none_at_a_move() {
 fn without_haproxy_each_alert_fires_and_none_at_a_move() {
     let site = Site::without_haproxy(&Versions::usual());
     wait_until("the address is on the leader", || site.holders(VIRTUAL) == ["node2"]);
-    let prometheus = Prometheus::start(&site, &example(&["cmonhachk-front"]));
+    let configuration = example(&["cmonhachk-front"]).replace("10.0.0.130:9600", "10.0.0.130:9201");
+    let prometheus = Prometheus::start(&site, &configuration);
     for leader in ["node3", "node2"] {
         prometheus.is_quiet_when_it_moves(leader);
     }
     try_each(&prometheus, OF_THE_NODES);
     try_each(&prometheus, WITHOUT_HAPROXY);
+}
+
+fn stop_checks(site: &Site) {
+    on_each(site, "systemctl stop cmonhachk.socket cmonhachk.service");
+}
+
+fn start_checks(site: &Site) {
+    on_each(site, "systemctl start cmonhachk.socket");
 }
 
 fn an_alert_has_the_reason(prometheus: &Prometheus<'_>) {
