@@ -90,7 +90,9 @@ look_at_checkout() {
     local top changed
     top=$(git rev-parse --show-toplevel 2>&1) || fail "git cannot say what the release is made from: $top"
     [ "$top" = "$PWD" ] || fail "$PWD is no checkout of its own, but a part of $top"
-    [[ $folder/ != $PWD/* ]] || git check-ignore --quiet "$folder" || fail "$folder is among the sources: a release needs a folder elsewhere"
+    if [[ $folder/ = $PWD/* ]] && ! git check-ignore --quiet "$folder"; then
+        fail "$folder is among the sources: a release needs a folder elsewhere"
+    fi
     changed=$(git status --porcelain --untracked-files=all)
     [ -z "$changed" ] || fail "these files are not as in git; commit or remove them:
 $changed"
@@ -117,7 +119,8 @@ look_at_former() {
     gpgv --quiet --keyring "$draft/former.gpg" "$former/SHA256SUMS.asc" "$former/SHA256SUMS" 2>"$draft/log" ||
         fail "--former: $former/SHA256SUMS is not signed with the key $fingerprint: $(<"$draft/log")"
     (cd "$former" && sha256sum --check --quiet SHA256SUMS) >&2 || fail "--former: $former is not as it was signed"
-    [ -z "$(compgen -G "$former/apt/pool/cmonhachk_${version}_*")" ] || fail "--former: $former has version $version already"
+    [ -z "$(compgen -G "$former/apt/pool/cmonhachk_${version}_*")" ] ||
+        fail "--former: $former has version $version already"
 }
 
 make_packages() {
@@ -132,7 +135,8 @@ make_packages() {
     cp "${packages[@]:0:3}" "$release/apt/pool"
     cp "${packages[@]:3}" "$release/dnf"
     # On Debian, rpm would look for gpg2.
-    rpmsign --define "_gpg_name $fingerprint" --define "__gpg $(command -v gpg)" --addsign "$release"/dnf/*.rpm >"$draft/log" 2>&1 ||
+    rpmsign --define "_gpg_name $fingerprint" --define "__gpg $(command -v gpg)" \
+        --addsign "$release"/dnf/*.rpm >"$draft/log" 2>&1 ||
         fail "rpmsign cannot sign: $(<"$draft/log")"
     SOURCE_DATE_EPOCH=$(date -d "$(sed -n 's/^ -- .*>  //p' deploy/package/changelog | head -n 1)" +%s) \
         deploy/release/linked-in "${targets[@]}" >"$release/cmonhachk-$version.cdx.json" ||
@@ -185,7 +189,10 @@ make_sums() (
 look_at_release() (
     cd "$release"
     gpg --dearmor <cmonhachk.asc >"$draft/key.gpg"
-    signed() { gpgv --quiet --keyring "$draft/key.gpg" "$@" >"$draft/log" 2>&1 || fail "the signature of $1 is wrong: $(<"$draft/log")"; }
+    signed() {
+        gpgv --quiet --keyring "$draft/key.gpg" "$@" >"$draft/log" 2>&1 ||
+            fail "the signature of $1 is wrong: $(<"$draft/log")"
+    }
     signed apt/dists/stable/InRelease
     signed apt/dists/stable/Release.gpg apt/dists/stable/Release
     signed dnf/repodata/repomd.xml.asc dnf/repodata/repomd.xml
@@ -219,7 +226,8 @@ provide apt-ftparchive:apt-utils createrepo_c:createrepo-c rpmsign:rpm python3:p
 make_packages
 # It takes minutes, in which somebody may have changed a file, or checked out another commit.
 look_at_checkout
-[ "$(git rev-parse HEAD)" = "$commit" ] || fail "the checkout has another commit than before the build, $commit: run it again"
+[ "$(git rev-parse HEAD)" = "$commit" ] ||
+    fail "the checkout has another commit than before the build, $commit: run it again"
 add_former
 make_apt_repository
 make_dnf_repository

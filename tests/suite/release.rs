@@ -319,7 +319,14 @@ fn a_release_is_whole_or_not_there_and_two_have_the_same_packages() {
     checkout.write("build.rs", script);
     checkout.commit();
     checkout.is_refused(&new, "remove them:\n?? src/left\n");
-    checkout.shell("rm src/left; git rm --quiet build.rs");
+    // During a build, somebody commits.
+    let script = "fn main() { assert!(std::process::Command::new(\"sh\").args([\"-c\", \"git -c user.name=a \
+        -c user.email=a@localhost commit --quiet --allow-empty --message another\"]).status().unwrap().success()); }\n";
+    checkout.write("build.rs", script);
+    checkout.shell("rm src/left");
+    checkout.commit();
+    checkout.is_refused(&new, "the checkout has another commit than before the build, ");
+    checkout.shell("git rm --quiet build.rs");
     checkout.commit();
     // A build fails.
     checkout.write("src/main.rs", "fn main() { nothing }\n");
